@@ -127,16 +127,24 @@ def test_a_file_that_this_member_never_signed_is_refused(consortium: Consortium,
 def test_a_rotated_key_is_taken_and_the_old_one_no_more(consortium: Consortium, papers: Papers):
     papers.found()
     folder = consortium.folder
+    own = {"members": papers.file.name}
+
+    def run(identity: str) -> None:
+        hub, port = consortium.start_hub(**own)
+        parties = [
+            consortium.start_party(AURORA, port, **own),
+            consortium.start_party(BOREALIS, port, identity=identity, **own),
+        ]
+        assert [each.end()[0] for each in (*parties, hub)] == [0, 0, 0]
+
+    run(f"{BOREALIS}.identity")
     new = papers.fresh(BOREALIS, "borealis.new")
     done = papers.run("rotate", "--new", new, by=BOREALIS)
     assert "rotated borealis; signed by borealis, borealis (earlier key)" in done.stdout
-    own = {"members": papers.file.name}
-    hub, port = consortium.start_hub(**own)
-    parties = [
-        consortium.start_party(AURORA, port, **own),
-        consortium.start_party(BOREALIS, port, identity=new.name, **own),
-    ]
-    assert [each.end()[0] for each in (*parties, hub)] == [0, 0, 0]
+    run(new.name)
+    for name in (HUB, *PARTIES):  # logs go on, and what the earlier key signed verifies
+        report = hansa("audit", "verify", folder / f"{name}.audit", "--members", papers.file)
+        assert "2 runs, 0 refused" in report.stdout, report.output
     old = write_member(folder, BOREALIS, 1, **own)
     assert_refused(hansa("party", old), "not the certificate of 'borealis' in the members file")
     assert papers.shown().earlier[0].member == BOREALIS

@@ -208,6 +208,36 @@ def test_the_log_of_another_identity_is_refused_once_it_was_shown(written, tmp_p
         check_log(path, members_of([other.card(), SOUTH.card()]))
 
 
+def test_a_log_goes_on_under_the_key_that_its_member_took(written, tmp_path):
+    path, new = tmp_path / "north.audit", create_identity("north", days=1)
+    path.write_bytes(written.read_bytes())
+    path.chmod(0o600)
+    before = AuditLog(path, NORTH).checkpoint
+    with pytest.raises(StateError, match="or one that it had before by the members file"):
+        AuditLog(path, new)
+    log = AuditLog(path, new, lambda key: key == NORTH.public)
+    assert log.checkpoint.log == before.log
+    assert log.extension(before.size, log.checkpoint.size).holds(before, log.checkpoint)
+    log.append(entry("more"))
+    log.close()
+    AuditLog(path, new, lambda key: key == NORTH.public).close()  # says so once
+    found = check_log(path)
+    assert found.identity == new.public
+    assert [type(entry).__name__ for entry in found.entries].count("IdentityReplaced") == 1
+    with pytest.raises(StateError, match="is not the log of member"):
+        AuditLog(path, NORTH, lambda key: False)
+
+
+def test_a_head_of_another_key_is_found_where_no_entry_says_that_it_was_taken(written, tmp_path):
+    path, new = tmp_path / "north.audit", create_identity("north", days=1)
+    path.write_bytes(written.read_bytes())
+    path.chmod(0o600)
+    AuditLog(path, new, lambda key: key == NORTH.public).close()
+    lines = path.read_bytes().splitlines(keepends=True)
+    with pytest.raises(StateError):
+        checked(b"".join(lines[:-2] + lines[-1:]), path)
+
+
 def test_a_line_has_one_way_of_writing():
     line = written_line(entry("r"))
     assert read_line(line) == entry("r")

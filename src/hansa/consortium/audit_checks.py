@@ -8,6 +8,7 @@ finds that, and whatever else the two tell differently of the run.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from hansa.consortium.audit_entries import (
     CheckpointsSeen,
     Entry,
     Head,
+    IdentityReplaced,
     LogBegun,
     LogReplaced,
     MessagesCounted,
@@ -144,38 +146,45 @@ def checked(content: bytes, path: Path, members: Members | None = None) -> Check
     tree = new_tree()
     entries: list[Entry] = []
     first: LogBegun | None = None
+    keys: list[bytes] = []
     last: object = None
     for number, line, raw in lines_of(content, path):
         last = line
         if isinstance(line, Head):
             if first is None:
                 raise damaged(path, number, "a head comes before every entry")
-            check_head(line, tree, bytes.fromhex(first.identity), path, number)
+            check_head(line, tree, keys[-1], path, number)
             continue
         if (first is None) != isinstance(line, LogBegun):
             raise damaged(path, number, "a log begins with its member, and says so once")
         if isinstance(line, LogBegun):
             first = line
+        if isinstance(line, LogBegun | IdentityReplaced):
+            keys.append(bytes.fromhex(line.identity))
         tree.append_entry(raw)
         entries.append(line)
     if first is None or not isinstance(last, Head):
         raise damaged(path, content.count(b"\n"), "it does not end in a signed head")
-    identity = bytes.fromhex(first.identity)
-    if members is not None and (first.member not in members or members[first.member].identity != identity):
+    known = members is None or (
+        first.member in members
+        and members[first.member].identity == keys[-1]
+        and all(members.had(first.member, key) for key in keys)
+    )
+    if not known:
         raise IdentityError(
             f"{path}: says to be the log of {first.member!r}, under another identity than the members file has; compare fingerprints",
             member=first.member,
         )
-    found = CheckedLog(path, first.member, identity, tree.get_root(1), tuple(entries), tree.get_root)
-    _check_shown(found, members)
+    found = CheckedLog(path, first.member, keys[-1], tree.get_root(1), tuple(entries), tree.get_root)
+    _check_shown(found, keys, members)
     return found
 
 
-def _check_shown(log: CheckedLog, members: Members | None) -> None:
-    """Every signature in the log; and what it says that this member showed must be what stands in it."""
-    known = {log.member: log.identity}
+def _check_shown(log: CheckedLog, keys: Sequence[bytes], members: Members | None) -> None:
+    """Every signature in the log; and what it says that this member showed must be what stands in it. keys: that signed it."""
+    known = {log.member: tuple(keys)}
     if members is not None:
-        known |= {name: card.identity for name, card in members.items()}
+        known |= {name: members.keys_of(name) for name in members if name != log.member}
     seen: dict[tuple[str, str], dict[str, CheckpointJson]] = {}
     for place, entry in enumerate(log.entries, 1):
         where = f"{log.path}, entry {place}"
@@ -202,7 +211,7 @@ def _check_shown(log: CheckedLog, members: Members | None) -> None:
 
 def _check_signed(
     where: str,
-    known: Mapping[str, bytes],
+    known: Mapping[str, Sequence[bytes]],
     name: str,
     entry: CheckpointsSeen | CheckpointRefused,
     shown: CheckpointJson,
@@ -213,13 +222,12 @@ def _check_signed(
         _verify(where, known[name], name, SHOWN_PURPOSE, signed, shown.signature)
 
 
-def _verify(where: str, identity: bytes, name: str, purpose: str, content: bytes, signature: str) -> None:
-    try:
-        verify(identity, purpose, content, bytes.fromhex(signature))
-    except IdentityError as error:
-        raise IdentityError(
-            f"{where}: the signature of {name!r} does not verify under its identity", member=name
-        ) from error
+def _verify(where: str, keys: Sequence[bytes], name: str, purpose: str, content: bytes, signature: str) -> None:
+    """One of the member's keys, the one that it has or one that it had, made the signature."""
+    for key in keys:
+        with contextlib.suppress(IdentityError):
+            return verify(key, purpose, content, bytes.fromhex(signature))
+    raise IdentityError(f"{where}: the signature of {name!r} does not verify under its identity", member=name)
 
 
 def _stands(log: CheckedLog, shown: CheckpointJson, most: int) -> bool:
@@ -281,7 +289,7 @@ def entries_of(log: CheckedLog, run: str) -> Iterator[tuple[int, Entry]]:
                 yield place, entry
             else:
                 opening.append((place, entry))
-        elif not isinstance(entry, LogBegun) and entry.run == run:
+        elif not isinstance(entry, LogBegun | IdentityReplaced) and entry.run == run:
             if not running:
                 yield from opening
                 session = next((e.session for _, e in opening if isinstance(e, CheckpointsSeen)), "")

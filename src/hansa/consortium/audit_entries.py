@@ -41,6 +41,12 @@ class LogBegun(_Entry, frozen=True, kw_only=True, tag="log-begun"):
     nonce: Hex32
 
 
+class IdentityReplaced(_Entry, frozen=True, kw_only=True, tag="identity-replaced"):
+    """The log's member took another key, which signs from here on. identity: the key. The consortium's file says that it may."""
+
+    identity: Hex32
+
+
 class RunBegun(_Entry, frozen=True, kw_only=True, tag="run-begun"):
     """All members joined, or a later epoch began.
 
@@ -170,6 +176,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 Entry = (
     LogBegun
+    | IdentityReplaced
     | RunBegun
     | MessagesCounted
     | CheckpointsSeen

@@ -15,7 +15,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -28,6 +28,7 @@ from hansa.consortium.audit_entries import (
     CheckpointsSeen,
     Entry,
     Head,
+    IdentityReplaced,
     Line,
     LogBegun,
     Phase,
@@ -127,7 +128,8 @@ class AuditLog:
     """A member's own log, open for appending. Several processes of one member may have it open.
 
     Args:
-        path: of the file; begun where it is not there. identity: the member's, which signs.
+        path: of the file; begun where it is not there. identity: the member's, which signs. had: whether this was a key of the member
+            until it took another one (`Members.had`): its log goes on under the new one.
 
     Attributes:
         path: as given. name: of the log, 32 bytes.
@@ -136,9 +138,10 @@ class AuditLog:
         StateError: the file is damaged, another member's, or others can read it. OutputError: it cannot be written.
     """
 
-    def __init__(self, path: Path, identity: Identity) -> None:
+    def __init__(self, path: Path, identity: Identity, had: Callable[[bytes], bool] = lambda _: False) -> None:
         self.path = path
         self._identity = identity
+        self._had = had
         self._tree = new_tree()
         self._entries: list[Entry] = []
         self._end = 0
@@ -155,6 +158,8 @@ class AuditLog:
                         at=now(), member=identity.name, identity=identity.public.hex(), nonce=secrets.token_hex(32)
                     )
                     self._write([begun])
+                elif key_of(self._entries) != identity.public:
+                    self._write([IdentityReplaced(at=now(), identity=identity.public.hex())])
             self.name: bytes = self._tree.get_root(1)
         except BaseException:
             os.close(self._file)
@@ -281,13 +286,24 @@ class AuditLog:
             os.ftruncate(self._file, 0)
             self._tree, self._entries, self._end = new_tree(), [], 0
             return
-        if not isinstance(first, LogBegun) or (first.member, first.identity) != (name, public.hex()):
+        key = key_of(self._entries)
+        if not isinstance(first, LogBegun) or first.member != name or not (key == public or self._had(key)):
             raise StateError(
-                f"{self.path}: is not the log of member {name!r} under this identity; name another file as audit, or move it away "
-                "to begin a new log, which the other members must then allow (policy.new_logs)",
+                f"{self.path}: is not the log of member {name!r} under this identity, or one that it had before by the members file; "
+                "name another file as audit, or move it away to begin a new log, which the other members must then allow "
+                "(policy.new_logs)",
                 cure="name another file as audit",
             )
-        check_head(head, self._tree, public, self.path, number)
+        check_head(head, self._tree, key, self.path, number)
+
+
+def key_of(entries: Iterable[Entry]) -> bytes:
+    """The key that signs a log behind these entries, b"" of none."""
+    key = ""
+    for entry in entries:
+        if isinstance(entry, LogBegun | IdentityReplaced):
+            key = entry.identity
+    return bytes.fromhex(key)
 
 
 def check_head(head: Head, tree: InmemoryTree, identity: bytes, path: Path, number: int) -> None:

@@ -10,6 +10,7 @@ from hansa.consortium.audit_entries import (
     CheckpointsSeen,
     Counted,
     Entry,
+    IdentityReplaced,
     LogBegun,
     LogReplaced,
     MessagesCounted,
@@ -28,6 +29,8 @@ def told(entry: Entry) -> tuple[str, str]:
     match entry:
         case LogBegun():
             return "log begun", f"by {entry.member}, identity {entry.identity[:DIGITS]}"
+        case IdentityReplaced():
+            return "identity replaced", f"{entry.identity[:DIGITS]} signs from here on"
         case RunBegun():
             rows = "; ".join(f"{name} {own} rows, {held} held out" for name, own, held in entry.roster)
             approved = (

@@ -106,6 +106,11 @@ class Members(Mapping[str, Card]):
             return True
         return self.standing is not None and self.standing.earlier.get(identity) == name
 
+    def keys_of(self, name: str) -> tuple[bytes, ...]:
+        """The member's key, and those that it had until it took another."""
+        before = {} if self.standing is None else self.standing.earlier
+        return (self.cards[name].identity, *(key for key, member in before.items() if member == name))
+
     def digest(self) -> bytes:
         """SHA-256 of the cards in the order of their names: 32 bytes that no layout of the file changes."""
         fields = (

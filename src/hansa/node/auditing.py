@@ -445,7 +445,7 @@ def _deliver(shown: HubLogs, hub: Hub, frames: Iterable[tuple[str, bytes]]) -> N
 @contextlib.contextmanager
 def auditing(member: MemberFile, purpose: Purpose) -> Iterator[RunAudit]:
     """A member's log, open for one run; an error that passes is noted in it. Raises StateError, OutputError where it cannot be kept."""
-    log = AuditLog(member.audit, member.identity)
+    log = AuditLog(member.audit, member.identity, lambda key: member.members.had(member.identity.name, key))
     audit = RunAudit(member, log, purpose)
     try:
         yield audit
