@@ -252,6 +252,18 @@ def test_the_last_frame_before_leaving_is_received_though_the_line_breaks(net):
     leaving.result(HANG_S)
 
 
+def test_what_a_send_that_failed_found_comes_before_what_the_member_says_when_it_is_back(net):
+    hub = net.hub()
+    north = net.connect(hub, "north")
+    asked(hub, north, "north")
+    for word in (b"1", b"2"):
+        north.send(word)
+    unread = tuple(bytes(hub._inner.receive(HANG_S)[1]) for _ in range(2))  # as `_lost_sending` reads it
+    hub._note(hub._sessions["north"], MemberLost("north", "the line broke", broken=True, unread=unread))
+    north.send(b"3")
+    assert [received(hub) for _ in range(3)] == [("north", b"1"), ("north", b"2"), ("north", b"3")]
+
+
 def test_who_left_is_lost_to_whoever_sends_to_it(net):
     hub = net.hub()
     north = net.connect(hub, "north")

@@ -714,6 +714,8 @@ class ResumableHub:
         """The next frame of any member; None where something else came, or the deadline or somebody's reconnect timeout."""
         if self._losses:
             self._cut(self._losses.popleft())
+            if self._deferred:
+                return None  # a member's last words come before what it says now, as it may be back already
         soon = time.monotonic() + LOOK_S
         due = soon if deadline is None else min(deadline, soon)
         if self._away:
