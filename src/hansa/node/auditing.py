@@ -267,7 +267,7 @@ class RunAudit:
         Raises ProtocolError where a member's log is not what it was; HansaError as what stands inside.
         """
         shown = MemberLogs(self._exchange(), alone=goes_on)
-        run_member(shown, channel, limit_s)
+        run_member(shown, channel, limit_s, lambda: (self._plan.hub,))
         with self._ending(survives, shown.closing, lambda: _close_member(shown, channel, leave_within)):
             yield lambda counted: CountingChannel(counted, self, self._plan.hub)
 
