@@ -38,7 +38,8 @@ class Survivors:
     """Members of a plan, each with a state folder and an identity.
 
     Attributes:
-        models: of each receiver that is done. epochs: how many were begun.
+        models: of each receiver that is done. epochs: how many were begun. messages: in the last one.
+        gone: parties that do not come back. frames: keeps what passed in the last epoch: (from, to, frame).
     """
 
     def __init__(
@@ -63,6 +64,9 @@ class Survivors:
         self.outcome: Any = None
         self.epochs = 0
         self.admitted: list[bytes] = []
+        self.messages = 0
+        self.gone: tuple[str, ...] = ()
+        self.frames: list[tuple[str, str, bytes]] = []
 
     def state_of(self, name: str) -> PartyState:
         rows = fingerprint(self.tables[name], self.signers[name], self.agreement)
@@ -89,13 +93,15 @@ class Survivors:
         signer = self.signers[self.plan.aggregator]
         role = Aggregator(self.plan, identities=signer.identities, signer=signer, start=self.start)
         self.role = role
-        return SurvivingAggregator(self.plan, role, state, signer)
+        present = tuple(name for name in self.plan.parties if name not in self.gone)
+        return SurvivingAggregator(self.plan, role, state, signer, present=present if self.gone else ())
 
     def epoch(self, before: Before = quietly) -> bool:
         """Let all members work until the run is over (True), or one of them is gone (False). Other errors pass."""
         self.epochs += 1
         hub = self.hub_state()
-        states = {name: self.state_of(name) for name in self.plan.parties}
+        states = {name: self.state_of(name) for name in self.plan.parties if name not in self.gone}
+        self.frames = []
         try:
             aggregator = self.aggregator(hub)
             members = {name: self.party(name, state) for name, state in states.items()}
@@ -130,13 +136,16 @@ class Survivors:
                         break
                     number += 1
                     before(number, name, hub, frame)
+                    self.frames.append((name, hub, bytes(frame)))
                     for recipient, answer in aggregator.handle(name, memoryview(frame)):
                         number += 1
                         before(number, hub, recipient, answer)
+                        self.frames.append((hub, recipient, bytes(answer)))
                         if recipient in inboxes:
                             inboxes[recipient].append(bytes(answer))
                     break
             assert moved or aggregator.done, f"deadlock: waiting for {aggregator.waiting_for()}"
+        self.messages = number
         for name in members:
             for _ in answers.get(name, ()):
                 pass

@@ -160,7 +160,20 @@ def exposure(plan: Plan) -> tuple[str, ...]:
         else ()
     )
     checked = (VERIFIED[plan.verify_counts],) if plan.mode == MASKED else ()
-    return EXPOSURE[plan.mode] + refitted + checked + told + own + folded
+    shown = (
+        "Sums with it and without it tell the aggregator its part of the tree that had begun. "
+        if plan.mode == MASKED
+        else ""
+    )
+    without = (
+        (
+            f"A party that stays away for more than {plan.continue_after_s:g} s is left out, and the run goes on with the others, "
+            f"never with fewer than {plan.minimum_parties}. {shown}The aggregator says who is away.",
+        )
+        if plan.continue_after_s is not None
+        else ()
+    )
+    return EXPOSURE[plan.mode] + refitted + checked + told + own + folded + without
 
 
 def exposure_lines(plan: Plan) -> list[str]:

@@ -53,6 +53,7 @@ class RunBegun(_Entry, frozen=True, kw_only=True, tag="run-begun"):
     run, epoch: of the run. plan, mode, purpose: the plan's digest, its mode, and what the run is for. hub: who relays.
     roster: (member, training rows, rows held out), in epoch 0. members: of everybody with a role, the identity key.
     proposal, approved_by: the digest of the proposal that the plan is of, and who signed it; empty where it is of none.
+    left_out: parties that this epoch goes on without.
     """
 
     run: Hex32
@@ -66,6 +67,7 @@ class RunBegun(_Entry, frozen=True, kw_only=True, tag="run-begun"):
     roster: tuple[tuple[str, Count, Count], ...]
     proposal: Hex
     approved_by: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 class Counted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -56,6 +56,7 @@ class ProvenancePredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         transcript: a hash over all that this member sent and received in the run (`transcript_digest`); "" where nothing passed.
         release_key: PEM of the key that made the OpenSSF model signature (`model_signature`); "" where there is none.
         approvals: the proposal that the plan was, with its signatures; None where members signed none.
+        left_out: parties that the run went on without, which have no model of it.
     """
 
     plan: Hex32
@@ -71,6 +72,7 @@ class ProvenancePredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     transcript: Transcript
     release_key: Annotated[str, Meta(max_length=1000)]
     approvals: EnvelopeJson | None
+    left_out: tuple[str, ...] = ()
 
 
 class ProvenanceStatement(InTotoStatement, frozen=True, forbid_unknown_fields=True):
@@ -89,6 +91,7 @@ class Verified(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         approved_by: members that signed the plan before the run; empty where it was not signed.
         revoked_since: members whose keys of that time are trusted no more.
         transcripts: by member, as its statement has it. signed_by: whose model signature was checked; "" for none.
+        left_out: parties that the run went on without.
     """
 
     model: str
@@ -103,6 +106,7 @@ class Verified(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     revoked_since: tuple[str, ...]
     transcripts: dict[str, str]
     signed_by: str = ""
+    left_out: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """For people."""
@@ -116,6 +120,7 @@ class Verified(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 for name, at in sorted(self.vouching.items())
             ),
             *(f"{name}: its key of that time was revoked since" for name in self.revoked_since),
+            *([f"from some tree on without {', '.join(self.left_out)}"] if self.left_out else []),
             *([f"OpenSSF model signature by a key of {self.signed_by}: it holds"] if self.signed_by else []),
         ]
 
@@ -133,6 +138,7 @@ class FinishedRun:
     proposal: Proposal | None
     transcript: str = ""
     release_key: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 def transcript_digest(transcript: Mapping[str, str]) -> str:
@@ -160,6 +166,7 @@ def write_provenance(path: Path, run: FinishedRun, member: Identity, now: dateti
         transcript=run.transcript,
         release_key=run.release_key,
         approvals=None if run.proposal is None else run.proposal.envelope,
+        left_out=run.left_out,
     )
     subject = (Subject(run.model_name, Digest(run.model_sha256)),)
     payload = encoded(ProvenanceStatement(STATEMENT_TYPE, subject, PROVENANCE_TYPE, predicate))
@@ -224,6 +231,7 @@ def verify_model(model: Path, statements: Sequence[Path], members: Members, sign
         since,
         transcripts,
         "" if signature is None else first.member,
+        first.left_out,
     )
 
 
@@ -273,5 +281,6 @@ def _common(predicate: ProvenancePredicate) -> object:
         predicate.run,
         predicate.members,
         predicate.parties,
+        predicate.left_out,
         predicate.receivers,
     )

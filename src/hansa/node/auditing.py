@@ -146,11 +146,14 @@ class RunAudit:
 
     def _begin(self, message: messages.AnyMessage) -> None:
         """An epoch began: note it, once."""
+        left_out: tuple[str, ...] = ()
         if isinstance(message, Welcome):
             epoch = 0
             roster = tuple((name, rows, held) for name, _, rows, held, _ in message.roster)
         elif isinstance(message, Resume):
             epoch, roster = message.epoch, ()
+            there = {name for name, _ in message.claims}
+            left_out = tuple(name for name in self._plan.parties if name not in there)
         else:
             return
         if (self._run, self._epoch) == (message.run, epoch):
@@ -171,6 +174,7 @@ class RunAudit:
                 roster=roster,
                 proposal="" if proposal is None else proposal.digest.hex(),
                 approved_by=() if proposal is None else tuple(sorted(proposal.signatures)),
+                left_out=left_out,
             )
         )
 

@@ -381,9 +381,14 @@ def check_approved(member: MemberFile) -> None:
                 rule="no member took its approval back",
                 cure="propose the plan anew",
             )
-    elif member.policy.approved_plans_only:
+    elif member.policy.approved_plans_only or member.plan.on_dropout == "continue":
+        asks = (
+            "policy.approved_plans_only asks"
+            if member.policy.approved_plans_only
+            else "members.on_dropout = 'continue' asks"
+        )
         raise PlanError(
-            f"{member.path}: policy.approved_plans_only asks for a plan that every member with a role has signed, and "
+            f"{member.path}: {asks} for a plan that every member with a role has signed, and "
             f"{member.plan_path} is none: `hansa plan propose` makes one",
             rule="approved_plans_only",
             cure="name an approved proposal as plan",

@@ -63,7 +63,7 @@ def hub_end(plan: Plan) -> str:
 
 def survives(member: MemberFile) -> bool:
     """Whether this member's run survives its processes, and so has a state folder."""
-    return member.plan.on_dropout == "wait"
+    return member.plan.on_dropout != "abort"
 
 
 def transcript_name(folder: Path, end: str) -> str:

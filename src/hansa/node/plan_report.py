@@ -37,6 +37,7 @@ def defaults(plan: Plan) -> dict[str, object]:
         "members.receivers": plan.parties,
         "members.minimum_parties": len(plan.parties),
         "members.on_dropout": "wait" if plan.can_wait else "abort",
+        "members.continue_after_s": None,
         "members.server_links": "hub",
         "schema.weight": None,
         "schema.decimal": ".",

@@ -117,7 +117,7 @@ class AggregatorRecord(_Started, frozen=True, kw_only=True, tag_field="role", ta
         masked_bytes: of what came from the parties. clear: what came without a mask.
         trees_grown, exchanges: in all. history: metric -> its values after each round. without_value: metric -> why it has none.
         roster: (party, training rows, rows held out). traffic: by party. cross_validation: of a plan of folds, whose last one's roster
-            this is.
+            this is. left_out: parties that the run went on without, where there are any.
     """
 
     cross_validation: FoldScores | UnsetType = UNSET
@@ -129,6 +129,7 @@ class AggregatorRecord(_Started, frozen=True, kw_only=True, tag_field="role", ta
     without_value: dict[str, str] | UnsetType = UNSET
     model_sha256: str | UnsetType = UNSET
     roster: tuple[tuple[str, int, int], ...] | UnsetType = UNSET
+    left_out: tuple[str, ...] | UnsetType = UNSET
     seconds: Seconds | UnsetType = UNSET
     traffic: dict[str, Bytes] | UnsetType = UNSET
 
@@ -138,7 +139,7 @@ class PartyRecord(_Started, frozen=True, kw_only=True, tag_field="role", tag="pa
 
     Attributes:
         masked_bytes: of what left. clear: what left without a mask. rows, warnings: of its table.
-        model_sha256: of the model; None where it is no receiver.
+        model_sha256: of the model; None where it is no receiver. left_out: as the aggregator's.
     """
 
     masked_bytes: int | UnsetType = UNSET
@@ -146,6 +147,7 @@ class PartyRecord(_Started, frozen=True, kw_only=True, tag_field="role", tag="pa
     rows: int | UnsetType = UNSET
     warnings: tuple[str, ...] | UnsetType = UNSET
     model_sha256: str | UnsetType | None = UNSET
+    left_out: tuple[str, ...] | UnsetType = UNSET
 
 
 class SharedRecord(_Started, frozen=True, kw_only=True, tag_field="role", tag="member"):

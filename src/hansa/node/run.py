@@ -14,7 +14,7 @@ from hansa.node.events import Event, Listening, Noticed, OnEvent
 from hansa.node.files import check_files
 from hansa.node.folds import cross_validate
 from hansa.node.notices import NoticeWriter
-from hansa.node.record import Record, file_sha256
+from hansa.node.record import AggregatorRecord, PartyRecord, Record, file_sha256
 from hansa.plan import COOPETITIVE, Plan
 from hansa.roles.summed.describing import check_describable
 from hansa.transport.notices import Notice
@@ -70,9 +70,16 @@ def _run_once(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescriptio
             proposal=member.proposal,
             transcript=provenance.transcript_digest(audit.transcript),
             release_key=sign_model(put, member.model_signature) if member.model_signature and put else "",
+            left_out=_left_out(record),
         )
         provenance.write_provenance(member.provenance, made, member.identity)
     return record
+
+
+def _left_out(record: Record) -> tuple[str, ...]:
+    """The parties that a run went on without, as its record says."""
+    gone = record.left_out if isinstance(record, AggregatorRecord | PartyRecord) else ()
+    return gone if isinstance(gone, tuple) else ()
 
 
 def _play(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | None, audit: RunAudit) -> Record:
@@ -120,6 +127,8 @@ def _check_member(member: MemberFile, *, describes: bool) -> None:
         shared.check_keys(member)
     elif name in plan.parties:
         summed.check_keys(member, describes=describes)
+    else:
+        summed.check_wait(member)
     _ = member.credentials  # refuses a certificate that the members file does not have
     check_files(member)
 

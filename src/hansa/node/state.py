@@ -302,6 +302,11 @@ class State:
         return self._struct("signed", SignedCheckpoint)
 
     @property
+    def remaining(self) -> tuple[str, ...]:
+        """See `Journal`."""
+        return tuple((self._get("remaining") or b"").decode().split())
+
+    @property
     def nonce(self) -> bytes:
         """What a member with rows, or of a coopetitive run, joins with, in every epoch."""
         return self._get("nonce") or b""
@@ -404,6 +409,13 @@ class PartyState(State):
                 self._run(SHOW, *shown)
             self._run(ANSWER, *row)
 
+    def leave_out(self, remaining: tuple[str, ...], number: int) -> None:
+        """See `PartyJournal`."""
+        with self._flushing(always=True):
+            self._put("remaining", "\n".join(remaining).encode())
+            self._run("DELETE FROM broadcasts WHERE number > ?", number)
+            self._run("DELETE FROM shown WHERE number > ?", number)
+
     def refuse(self, number: int, frame: bytes) -> None:
         """See `PartyJournal`."""
         self._run("INSERT INTO refused VALUES (?, ?)", number, frame)
@@ -477,6 +489,11 @@ class AggregatorState(State):
                 self._put("setup", encode(setup))
             if tree is not None:
                 self._run("INSERT INTO trees VALUES (?, ?)", checkpoint - 1, encode(KeptTree.of(tree)))
+
+    def keep_remaining(self, remaining: tuple[str, ...]) -> None:
+        """See `AggregatorJournal`."""
+        with self._flushing(always=True):
+            self._put("remaining", "\n".join(remaining).encode())
 
     def forget_after(self, checkpoint: int) -> None:
         """See `AggregatorJournal`."""

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from msgspec import UNSET
 from msgspec.structs import replace as replaced
 
 from hansa.data.description import Description
-from hansa.errors import HansaError, LinkLost, PlanError, ProtocolError, TransportError
+from hansa.errors import HansaError, LinkLost, MemberLost, PlanError, ProtocolError, TransportError
 from hansa.node import logs
 from hansa.node.auditing import RunAudit
 from hansa.node.config import MemberFile
@@ -36,6 +36,8 @@ from hansa.node.pauses import Pauses
 from hansa.node.record import CLEAR, AggregatorRecord, PartyRecord, RunRecord, Seconds, bytes_of, first_record, keeping
 from hansa.node.state import AggregatorState, PartyState, fingerprint_key
 from hansa.node.warm_up import prepare
+from hansa.plan import Plan
+from hansa.protocol import messages
 from hansa.roles.batches import Admit
 from hansa.roles.run import HubRole, Progress, Purpose, agreement, run_hub, run_member
 from hansa.roles.summed.aggregator import Aggregator, Outcome
@@ -44,7 +46,7 @@ from hansa.roles.summed.party import Party
 from hansa.roles.summed.release import released_value
 from hansa.roles.summed.surviving_aggregator import SurvivingAggregator
 from hansa.roles.summed.surviving_party import SurvivingParty
-from hansa.transport.channel import Channel, Hub
+from hansa.transport.channel import Channel, Frame, Hub, Traffic
 from hansa.transport.notices import Notify
 from hansa.transport.recording import RecordingChannel, RecordingHub
 from hansa.transport.resumable import ResumableChannel, ResumableHub
@@ -96,7 +98,7 @@ def run_aggregator(
             try:
                 ended = _aggregate(member, event, notify, audit, record, keep, attempt, state)
             except HansaError as error:
-                missing = _others_have_the_model(pauses, error, attempt, state)
+                missing = _others_have_the_model(plan, pauses, error, attempt, state)
                 if missing is None:
                     continue
                 warn([f"{', '.join(missing)} did not say that the model arrived; the run is over"])
@@ -120,7 +122,7 @@ class _Attempt:
 
 
 def _others_have_the_model(
-    pauses: Pauses, error: HansaError, attempt: _Attempt, state: AggregatorState
+    plan: Plan, pauses: Pauses, error: HansaError, attempt: _Attempt, state: AggregatorState
 ) -> tuple[str, ...] | None:
     """Pause, then None: try again. Where waiting lasted too long, and all that is missing is that parties say that they have the model,
     those parties; else the error is raised.
@@ -130,8 +132,8 @@ def _others_have_the_model(
     except HansaError:
         if state.outcome is None or pauses.left_s > 0:
             raise
-        outcome, _, received = state.outcome
-        return tuple(name for name, *_ in outcome.roster if name not in received)
+        _, _, received = state.outcome
+        return tuple(name for name in state.remaining or plan.parties if name not in received)
     attempt.began, attempt.wait_s = False, pauses.left_s
     return None
 
@@ -203,18 +205,26 @@ def _aggregate(
         start=None if keep else read_start_model(member),
         purpose=_purpose(keep),
     )
-    surviving = None if state is None else SurvivingAggregator(plan, aggregator, state, member.signer, report)
-    role: HubRole = surviving or aggregator
+    surviving: SurvivingAggregator | None = None
+    role: HubRole = aggregator
     try:
-        if member.transcript is not None:
-            hub = RecordingHub(inner, member.transcript, transcript_name(member.transcript, plan.aggregator))
         record.count(counts)
         if keep is None:  # a description uses none of these kernels
             prepare(plan)
         event(Listening(host=member.host, port=inner.port, member=plan.aggregator))
+        here: Hub = inner
+        if state is not None:
+            present = _present(inner, plan, state, attempt)
+            surviving = SurvivingAggregator(plan, aggregator, state, member.signer, report, present)
+            role = surviving
+            if surviving.left_out:
+                here = hub = HubWithout(inner, surviving.left_out, plan)
+        if member.transcript is not None:
+            hub = RecordingHub(here, member.transcript, transcript_name(member.transcript, plan.aggregator))
         if surviving is None or not surviving.releasing:
-            inner.wait_for(plan.parties, attempt.wait_s)
-            with audit.hub_side(inner, plan.parties, ANSWER_S, survives=surviving is not None, owes=owes) as counted:
+            parties = tuple(role.parties)
+            inner.wait_for(parties, attempt.wait_s)
+            with audit.hub_side(here, parties, ANSWER_S, survives=surviving is not None, owes=owes) as counted:
                 run_hub(role, counted(hub), ANSWER_S)
                 if aggregator.withheld:
                     audit.withheld()
@@ -244,7 +254,84 @@ def _aggregate(
         binning=at["binned"] - at["registered"] if at.keys() >= {"binned", "registered"} else UNSET,
         training=at["trained"] - at["binned"] if at.keys() >= {"trained", "binned"} else UNSET,
     )
-    return _trained(member, record, aggregator.outcome, seconds=seconds, traffic=bytes_of(hub.traffic))
+    return _trained(
+        member,
+        record,
+        aggregator.outcome,
+        seconds=seconds,
+        traffic=bytes_of(hub.traffic),
+        left_out=(surviving.left_out if surviving is not None else ()) or UNSET,
+    )
+
+
+def _present(inner: ResumableHub, plan: Plan, state: AggregatorState, attempt: _Attempt) -> tuple[str, ...]:
+    """The parties that the next epoch has: where the plan goes on without others, those that are here after its time."""
+    parties, claim = state.remaining or plan.parties, state.claim
+    limit_s = plan.continue_after_s
+    if (
+        limit_s is None
+        or claim is None
+        or claim.checkpoint < 1
+        or state.outcome is not None
+        or attempt.wait_s < limit_s
+    ):
+        return parties
+    try:
+        inner.wait_for(parties, limit_s)
+    except TransportError:
+        here = tuple(name for name in parties if name in inner.joined)
+        return here if len(here) >= plan.minimum_parties else parties
+    return parties
+
+
+class HubWithout:
+    """A hub of a run that goes on without some parties: each is told so by name when it comes back, and nothing else.
+
+    Args:
+        hub: with the connections. left_out: who is gone. plan: of the run.
+    """
+
+    def __init__(self, hub: Hub, left_out: tuple[str, ...], plan: Plan) -> None:
+        self._hub = hub
+        self._left_out = left_out
+        self._plan = plan
+
+    @property
+    def traffic(self) -> Mapping[str, Traffic]:
+        """See `Hub`."""
+        return self._hub.traffic
+
+    def send(self, member: str, frame: Frame) -> None:
+        """See `Hub`."""
+        self._hub.send(member, frame)
+
+    def receive(self, timeout: float | None = None) -> tuple[str, memoryview]:
+        """See `Hub`; of those who are left out nothing."""
+        give_up = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if give_up is None else max(0.0, give_up - time.monotonic())
+            try:
+                member, frame = self._hub.receive(left)
+            except MemberLost as loss:
+                if loss.member not in self._left_out:
+                    raise
+                continue
+            if member not in self._left_out:
+                return member, frame
+            text = (
+                f"member {member!r} was away for more than {self._plan.continue_after_s:g} s, and is left out of this run, which goes "
+                "on without it, as the plan says; it gets no more of it, and no model"
+            )
+            with contextlib.suppress(TransportError):
+                self._hub.send(member, messages.abort(member, text))
+
+    def drop(self, member: str, reason: str) -> None:
+        """See `Hub`."""
+        self._hub.drop(member, reason)
+
+    def close(self) -> None:
+        """See `Hub`."""
+        self._hub.close()
 
 
 def _trained(
@@ -270,6 +357,17 @@ def _trained(
         clear=CLEAR[plan.mode],
         **parts,
     )
+
+
+def check_wait(member: MemberFile) -> None:
+    """Refuse an aggregator's file that gives up before the plan goes on without a party. Raises PlanError."""
+    limit_s = member.plan.continue_after_s
+    if limit_s is not None and member.wait_s <= limit_s:
+        raise PlanError(
+            f"{member.path}: wait_s is {member.wait_s:g}, and the plan goes on without a party that is away for {limit_s:g} s "
+            "(members.continue_after_s): wait longer than that",
+            cure="give a wait_s above members.continue_after_s",
+        )
 
 
 def check_keys(member: MemberFile, *, describes: bool) -> None:
@@ -329,7 +427,9 @@ def _survive(
                     if state.over:  # this process ended before the model was put
                         put_model(member, state.model)
                         audit.put_later(b"" if state.claim is None else state.claim.run, state.model)
-                        ended = _received(member, record, state.model, n_rows, warnings)
+                        parties = member.plan.parties
+                        gone = tuple(own for own in parties if own not in (state.remaining or parties))
+                        ended = _received(member, record, state.model, n_rows, warnings, left_out=gone)
                     else:
                         ended = _contribute(member, given, event, notify, audit, record, None, attempt, state)
                     state.remove()
@@ -354,6 +454,7 @@ def _received(
     rows: int,
     warnings: tuple[str, ...],
     withheld: bool = False,
+    left_out: tuple[str, ...] = (),
 ) -> PartyRecord:
     """The record of a party whose run is over."""
     return record.end(
@@ -362,6 +463,7 @@ def _received(
         warnings=warnings,
         model_sha256=None if model is None else hashlib.sha256(model).hexdigest(),
         clear=CLEAR[member.plan.mode],
+        left_out=left_out or UNSET,
     )
 
 
@@ -472,4 +574,5 @@ def _contribute(
         channel.close()
     if keep is not None and party.description is not None:
         keep(party.description)
-    return _received(member, record, party.model, n_rows, warnings, party.withheld)
+    gone = () if surviving is None else surviving.left_out
+    return _received(member, record, party.model, n_rows, warnings, party.withheld, gone)

@@ -8,7 +8,7 @@
     parties = ["aurora", "borealis", "cirrus"]
     receivers = ["aurora", "borealis"]        # default: all parties
     minimum_parties = 3                       # default: all parties
-    on_dropout = "wait"                       # or "abort": what happens when a member's process ends; default: wait
+    on_dropout = "wait"                       # or "abort", "continue": what happens when a member's process ends; default: wait
 
     [schema]
     features = ["traffic", "temperature"]
@@ -166,6 +166,7 @@ KEYS_OF_PLAN = {
     "receivers": "members.receivers",
     "minimum_parties": "members.minimum_parties",
     "on_dropout": "members.on_dropout",
+    "continue_after_s": "members.continue_after_s",
     "min_cell_rows": "privacy.min_cell_rows",
     "min_party_rows": "privacy.min_party_rows",
     "min_child_rows": "privacy.min_child_rows",
@@ -362,8 +363,11 @@ class Plan:
         What the model tells of its leaves.
     start_model : str
         The SHA-256, in hexadecimal digits, of the model file that training goes on from (XGBoost's xgb_model); "" for none.
-    on_dropout : {"wait", "abort"}
-        Whether members wait for one whose process or line is gone, and go on with it, or end the run; in coopetitive mode "abort".
+    on_dropout : {"wait", "abort", "continue"}
+        Whether members wait for one whose process or line is gone, and go on with it, or end the run; or wait, and then go on without
+        it.
+    continue_after_s : float or None
+        With "continue": seconds after which a party that is away is left out.
     custom_objective : CustomObjective or None
         Whose function gives gradients and hessians in place of `parameters.objective`.
     custom_metric : CustomMetric or None
@@ -403,6 +407,7 @@ class Plan:
     release: Release = Release()
     start_model: Digest = ""
     on_dropout: OnDropout = "wait"
+    continue_after_s: DeadlineS | None = None
     custom_objective: CustomObjective | None = None
     custom_metric: CustomMetric | None = None
     folds: Folds = 0
@@ -534,7 +539,7 @@ class Plan:
             content["release_condition"] = {key: release[key] for key in ("metric", "at_least", "at_most")}
         unchanged = {"verify_counts": "off", "min_child_rows": 1, "dominance": False}
         unchanged |= {"on_dropout": "wait" if self.can_wait else "abort"}
-        unchanged |= {"folds": 0}
+        unchanged |= {"folds": 0, "continue_after_s": None}
         unchanged |= {"statistics": True, "least_choices": 0, "leaf_bits": None, "start_model": ""}
         for key, value in unchanged.items():
             if content[key] == value:
@@ -553,6 +558,7 @@ class Plan:
             "members.receivers": self.receivers,
             "members.minimum_parties": self.minimum_parties,
             "members.on_dropout": self.on_dropout,
+            "members.continue_after_s": self.continue_after_s,
             "schema.features": schema["features"],
             "schema.label": schema["label"],
             "schema.weight": schema["weight"],

@@ -67,6 +67,7 @@ class MembersTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     receivers: Names | None = None
     minimum_parties: int | None = None
     on_dropout: OnDropout | None = None
+    continue_after_s: DeadlineS | None = None
 
 
 class SchemaTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -281,6 +282,7 @@ def _plan(document: PlanDocument) -> Plan:
         receivers=parties if members.receivers is None else members.receivers,
         minimum_parties=len(parties) if members.minimum_parties is None else members.minimum_parties,
         on_dropout=_on_dropout(members.on_dropout, bool(union or schema.rare_levels), document.evaluation.folds),
+        continue_after_s=members.continue_after_s,
         schema=Schema(
             features=schema.features,
             label=schema.label,
@@ -325,14 +327,14 @@ def _plan(document: PlanDocument) -> Plan:
 
 def _on_dropout(given: str | None, finds_levels: bool, folds: int) -> str:
     """What happens when a member is gone. Raises PlanError where a run that cannot go on would have to wait for it."""
-    if folds and given == "wait":
+    if folds and given in ("wait", "continue"):
         raise PlanError(
-            "members.on_dropout is 'wait'; a cross-validation (evaluation.folds) begins anew after a process ended: write 'abort', or "
-            "leave it out"
+            f"members.on_dropout is {given!r}; a cross-validation (evaluation.folds) begins anew after a process ended: write 'abort', "
+            "or leave it out"
         )
-    if finds_levels and given == "wait":
+    if finds_levels and given in ("wait", "continue"):
         raise PlanError(
-            "members.on_dropout is 'wait'; a run that finds levels (schema.rare_levels, or a union) cannot go on after a process "
+            f"members.on_dropout is {given!r}; a run that finds levels (schema.rare_levels, or a union) cannot go on after a process "
             "ended: write 'abort', or leave it out"
         )
     return given or "wait"

@@ -89,13 +89,32 @@ def aggregator_and_receivers(plan: Plan) -> str | None:
     return None
 
 
-def nobody_is_left_behind(plan: Plan) -> str | None:
+def going_on_without_can_be_had(plan: Plan) -> str | None:
     if plan.on_dropout != "continue":
-        return None
-    return (
-        "members.on_dropout is 'continue', which this release does not have: to go on without a member shows what its part was. Write "
-        "'wait' or 'abort'"
-    )
+        return (
+            None
+            if plan.continue_after_s is None
+            else "members.continue_after_s goes with on_dropout = 'continue'; leave it out"
+        )
+    why = "members.on_dropout is 'continue'"
+    if plan.mode == COOPETITIVE:
+        return f"{why}, and in {COOPETITIVE} mode every server is needed to the end: write 'wait' or 'abort'"
+    if plan.continue_after_s is None:
+        return f"{why}: say members.continue_after_s, the seconds after which a party that is away is left out"
+    least, parties = plan.minimum_parties, len(plan.parties)
+    if not (3 if plan.mode == MASKED else 2) <= least < parties:
+        return (
+            f"{why}, and members.minimum_parties is {least} of {parties} parties; expected fewer than all, and at least "
+            f"{3 if plan.mode == MASKED else 2}: the run never goes on with fewer"
+        )
+    if plan.verify_counts != "off":
+        return (
+            f"{why}, and privacy.verify_counts is {plan.verify_counts!r}: whoever is left out would owe the rows of the last tree; "
+            "write 'off', or 'wait' in place of 'continue'"
+        )
+    if plan.parameters.balance == "parties":
+        return f"{why}, and balance is 'parties', which counts on all of them; leave one out"
+    return None
 
 
 def minimum_parties(plan: Plan) -> str | None:
@@ -613,7 +632,7 @@ RULES: tuple[Rule, ...] = (
     categories_have_no_order,
     aggregator_and_receivers,
     minimum_parties,
-    nobody_is_left_behind,
+    going_on_without_can_be_had,
     rows_of_nodes_are_known,
     rows_of_nodes_have_bounded_hessians,
     dominance_goes_with_federated,

@@ -342,7 +342,7 @@ class MemberLogs:
         exchange = self._exchange
         everybody, pair = {*exchange.plan.members}, {exchange.name, exchange.plan.hub}
         self._names = set(message.nonces)
-        if self._names != everybody and not (self._alone and self._names == pair):
+        if self._names != everybody and not (self._alone and self._names == pair) and not self._left_out(self._names):
             raise ProtocolError(
                 f"member {exchange.plan.hub!r} opens a run of {', '.join(sorted(self._names))[:1000]}; this member's plan has "
                 f"{', '.join(sorted(everybody))}: give every member the same plan file",
@@ -360,8 +360,16 @@ class MemberLogs:
                 f"member {exchange.plan.hub!r} asks for proofs from {len(message.sizes)} sizes; others hold {len(everybody)} at most",
                 member=exchange.plan.hub,
             )
-        self.closing = self._names == everybody
+        self.closing = self._names == everybody or self._left_out(self._names)
         exchange.begin(message.nonces)
+
+    def _left_out(self, names: set[str]) -> bool:
+        """Whether a run may go on with these alone: the plan leaves out parties that do not come back."""
+        plan = self._exchange.plan
+        there = {*plan.parties} & names
+        least = plan.minimum_parties
+        known = {self._exchange.name, plan.hub} <= names <= {*plan.members}
+        return self._alone and plan.on_dropout == "continue" and known and len(there) >= least
 
     def _check(self, message: LogsShown, closing: bool) -> None:
         exchange = self._exchange

@@ -50,9 +50,10 @@ class Registered(Progress, frozen=True, tag_field="event", tag="registered"):
 
 
 class Resumed(Progress, frozen=True, tag_field="event", tag="resumed"):
-    """The run goes on in a later epoch, after a process or a line was lost; epoch: its number, from 1."""
+    """The run goes on in a later epoch, after a process or a line was lost; epoch: its number, from 1. left_out: without whom."""
 
     epoch: int
+    left_out: tuple[str, ...] = ()
 
 
 class Binned(Progress, frozen=True, tag_field="event", tag="binned"):

@@ -236,6 +236,7 @@ class Aggregator:
         )
         self.outcome: Outcome | None = None
         self._plan = plan
+        self._parties = plan.parties
         self._pool = pool
         self._report = report or (lambda _: None)
         tables = (AGGREGATOR, AGGREGATOR_MASKED, AGGREGATOR_VERIFYING)
@@ -265,7 +266,7 @@ class Aggregator:
     @property
     def parties(self) -> tuple[str, ...]:
         """Who takes part."""
-        return self._plan.parties
+        return self._parties
 
     @property
     def roster(self) -> tuple[tuple[str, int, int], ...]:
@@ -290,8 +291,8 @@ class Aggregator:
                 done = self._received
             case _:
                 owed = set().union(*(sums.waiting for sums in self._sums.values()))
-                done = set(self._plan.parties) - owed
-        return sorted(set(self._plan.parties) - done)
+                done = set(self._parties) - owed
+        return sorted(set(self._parties) - done)
 
     def has_left(self, member: str) -> bool:
         """Whether this party has acknowledged the end of the run."""
@@ -303,7 +304,7 @@ class Aggregator:
         Raises:
             ProtocolError: the member broke a rule. HansaError: the run cannot go on.
         """
-        if member not in self._plan.parties:
+        if member not in self._parties:
             kind = messages.kind_of(member, frame).__name__
             raise ProtocolError(f"member {member!r} is not a party of the plan, yet sent {kind}", member=member)
         message = self._session.decode(member, frame)
@@ -389,13 +390,15 @@ class Aggregator:
         trees: list[Tree],
         last: tuple[str, bytes],
         start: bytes,
+        parties: tuple[str, ...],
     ) -> None:
         """Stand where an aggregator of this run stood; the parties answer the last broadcast by themselves.
 
         Args:
             roster: of the run. setup, state, trees: what was kept. last: kind and frame of the broadcast that the checkpoint ends with.
-            start: 32 bytes that the transcript of this epoch begins from.
+            start: 32 bytes that the transcript of this epoch begins from. parties: who takes part in it.
         """
+        self._parties = parties
         self._begin(roster)
         self._relay_counts(start)
         self._bound(snapshots.int64(setup.magnitudes).reshape(2, EXPONENTS))
@@ -426,8 +429,9 @@ class Aggregator:
         if self._counts is not None and state.named is not None:
             self._counts.name(state.named.named())
 
-    def finish_again(self, outcome: Outcome, received: set[str]) -> None:
-        """Stand where an aggregator of this run stood that had told the model, which these parties had acknowledged."""
+    def finish_again(self, outcome: Outcome, received: set[str], parties: tuple[str, ...]) -> None:
+        """Stand where an aggregator of this run stood that had told the model to `parties`, of which some had acknowledged it."""
+        self._parties = parties
         self._begin(outcome.roster)
         self.outcome = outcome
         self._digest = self._told_digest()
@@ -489,7 +493,7 @@ class Aggregator:
 
     def _broadcast(self, message: Message) -> Outgoing:
         frame = messages.encode(message)
-        yield from self._tell(dict.fromkeys(self._plan.parties, frame))
+        yield from self._tell(dict.fromkeys(self._parties, frame))
         if self._counts is not None:
             self._counts.absorb(type(message).__name__, frame)
 
@@ -502,7 +506,7 @@ class Aggregator:
             yield party, messages.encode(shown)
 
     def _expect(self, shapes: dict[str, tuple[int, ...]], dtype: type[np.generic] = np.int64) -> None:
-        self._sums = {quantity: _Sum(self._plan.parties, shape, dtype) for quantity, shape in shapes.items()}
+        self._sums = {quantity: _Sum(self._parties, shape, dtype) for quantity, shape in shapes.items()}
 
     # --- sums ---------------------------------------------------------------------------------------------------------
 
@@ -552,9 +556,9 @@ class Aggregator:
 
     def _noise(self, message: Contribution) -> ProtocolError:
         return ProtocolError(
-            f"{message.quantity!r} of tree {message.tree}, step {message.step}: the masks of {', '.join(self._plan.parties)} do "
+            f"{message.quantity!r} of tree {message.tree}, step {message.step}: the masks of {', '.join(self._parties)} do "
             "not cancel: the zero words do not sum to zero. A member saw other keys or broadcasts, or sent a wrong vector",
-            suspects=self._plan.parties,
+            suspects=self._parties,
             rule="the masks of all parties cancel",
         )
 
@@ -583,7 +587,7 @@ class Aggregator:
         self._expect({"labels": (label_sums(self._plan.parameters),)})
         levels = 0 if self._describes else level_counts(self._plan)
         if levels:
-            self._sums["levels"] = _Sum(self._plan.parties, (levels,), np.int64)
+            self._sums["levels"] = _Sum(self._parties, (levels,), np.int64)
         yield from self._broadcast(SumLabels(*self._label_units))
 
     def _bound(self, magnitudes: Int64) -> None:
@@ -635,7 +639,7 @@ class Aggregator:
 
     def _use_union(self) -> Outgoing:
         """Go on with the levels of all parties."""
-        silent = sorted(set(self._plan.parties) - set(self._told))
+        silent = sorted(set(self._parties) - set(self._told))
         if silent:
             raise ProtocolError(f"member {silent[0]!r} told no levels before its magnitudes", member=silent[0])
         union = union_of(self._plan, self._told)
@@ -645,7 +649,7 @@ class Aggregator:
 
     def _keep_levels(self, counts: Int64) -> Outgoing:
         """Go on with the levels that enough pooled rows have."""
-        with blaming(*self._plan.parties):
+        with blaming(*self._parties):
             if (counts < 0).any() or counts.sum() > self._n_rows * len(self._plan.schema.rare_levels):
                 raise HansaError("rows by level do not add up to at most the rows that there are")
         kept = levels_to_keep(self._plan, counts)
@@ -658,7 +662,7 @@ class Aggregator:
         self._step += 1
         self._expect({"cells": (request.n_counts,)}, np.uint32)
         if self._plan.weighted and not self._describes:
-            self._sums["weights"] = _Sum(self._plan.parties, (request.n_counts,), np.int64)
+            self._sums["weights"] = _Sum(self._parties, (request.n_counts,), np.int64)
         yield from self._broadcast(
             CountCells(request.bits, messages.to_tensor(request.offsets), messages.to_tensor(request.prefixes))
         )
@@ -667,7 +671,7 @@ class Aggregator:
 
     def _counted(self, message: Contribution, counts: Int64, weights: Int64 | None) -> Outgoing:
         largest = self._sums["cells"].largest if self._plan.dominance else None
-        with blaming(*self._plan.parties):  # of pooled counts that do not fit nobody can tell whose are wrong
+        with blaming(*self._parties):  # of pooled counts that do not fit nobody can tell whose are wrong
             self._search = self._search.answer(counts, weights, largest)
         if not self._search.done:
             self._session.go(message, "cutting")
@@ -700,13 +704,13 @@ class Aggregator:
         count = n_counts(request)
         self._expect({"residuals": (count,)}, np.uint32)
         if self._plan.weighted:
-            self._sums["residual-weights"] = _Sum(self._plan.parties, (count,), np.int64)
+            self._sums["residual-weights"] = _Sum(self._parties, (count,), np.int64)
 
     def _take_residuals(self, message: Contribution, counts: Int64, weights: Int64 | None) -> Outgoing:
         """The rows by cells of residuals are there: part the cells further, or go on with the quantiles that were found."""
         largest = self._sums["residuals"].largest if self._plan.dominance else None
         search = self._quantiles
-        with blaming(*self._plan.parties):  # of pooled counts that do not fit nobody can tell whose are wrong
+        with blaming(*self._parties):  # of pooled counts that do not fit nobody can tell whose are wrong
             search = search.answer(counts, weights, largest) if search.bits else search.begin(counts, weights, largest)
         self._quantiles = search
         if not search.done:
@@ -751,7 +755,7 @@ class Aggregator:
     def _describe(self, message: Contribution, pooled: Int64) -> Outgoing:
         """Tell all parties what may be told of the counts; the run is over once they say that they have it."""
         plan, layout = self._plan, self._cells_layout
-        with blaming(*plan.parties):  # of pooled counts that do not fit nobody can tell whose are wrong
+        with blaming(*self._parties):  # of pooled counts that do not fit nobody can tell whose are wrong
             told, other = describing.tell(layout, self._pooled_bins, self._n_rows, pooled, plan.min_cell_rows)
         self.description = describing.description_of(
             plan, self.run, self._roster, layout, told, other, self._label_mean, self._cells_of_members
@@ -929,7 +933,7 @@ class Aggregator:
             node_columns(self._plan, self._rules, columns, self._tree),
             self._pool,
             self._least_hessian,
-            len(self._plan.parties) if self._plan.dominance else 0,
+            len(self._parties) if self._plan.dominance else 0,
             self._leaf_bits,
         )
         if self._counts is not None:
@@ -938,7 +942,7 @@ class Aggregator:
     def _start_level(self) -> None:
         self._level += 1
         self._step = self._level + 1
-        self._next_node = dict.fromkeys(self._plan.parties, 0)
+        self._next_node = dict.fromkeys(self._parties, 0)
         self._zero = 0
 
     def _take_histograms(self, member: str, message: Contribution) -> Outgoing:
@@ -958,7 +962,7 @@ class Aggregator:
         self._next_node[member] = first + len(part)
         self._zero += message.zero
         self._count_bytes(message)
-        if self._grower.add(first, part, len(self._plan.parties), self._plan.parties.index(member)):
+        if self._grower.add(first, part, len(self._parties), self._parties.index(member)):
             if self._zero % 2**64:
                 raise self._noise(message)
             if self._with_root:
@@ -1146,7 +1150,7 @@ class Aggregator:
             metrics = {plan.release.metric: self._released_value}
             self._report(Withheld(trees=rounds, rounds=plan.parameters.rounds, metrics=metrics))
         packed = b"" if self.withheld else zlib.compress(model, 6)
-        yield from self._tell({party: self._finished(keep, party, packed) for party in plan.parties})
+        yield from self._tell({party: self._finished(keep, party, packed) for party in self._parties})
 
     @property
     def withheld(self) -> bool:
@@ -1174,7 +1178,7 @@ class Aggregator:
                 f"member {member!r} acknowledged another model than it was told of, or twice", member=member
             )
         self._received.add(member)
-        self.done = len(self._received) == len(self._plan.parties)
+        self.done = len(self._received) == len(self._parties)
         self._session.go(message, "finished" if self.done else "finishing")
 
 

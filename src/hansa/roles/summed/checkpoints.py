@@ -43,6 +43,30 @@ def signers_of(plan: Plan) -> tuple[str, ...]:
     return tuple(sorted({plan.aggregator, *plan.parties}))
 
 
+def left_out(plan: Plan, names: tuple[str, ...], remaining: tuple[str, ...]) -> tuple[str, ...]:
+    """The parties that an epoch of these members goes on without, where the plan allows it.
+
+    Args:
+        names: who claims, sorted. remaining: the parties that there were before: whoever was left out then stays so.
+
+    Raises ProtocolError: others than the plan's, or too few.
+    """
+    everybody = signers_of(plan)
+    gone = tuple(sorted({*everybody} - {*names}))
+    known = {plan.aggregator, *remaining}
+    if tuple(sorted({*names})) != names or not {*names} <= known or plan.aggregator not in names:
+        raise ProtocolError(
+            f"claims came of {list(names)[:8]}; expected those of all members, sorted: {sorted(known)[:8]}"
+        )
+    if gone and (plan.on_dropout != "continue" or len(names) - 1 < plan.minimum_parties):
+        raise ProtocolError(
+            f"an epoch begins without {', '.join(gone)}; the plan has on_dropout = {plan.on_dropout!r} and at least "
+            f"{plan.minimum_parties} parties",
+            rule="nobody is left out against the plan",
+        )
+    return gone
+
+
 def start_of_chain(run: bytes) -> Mark:
     """Before the first broadcast of a run."""
     return Mark(0, run)

@@ -86,6 +86,10 @@ class Journal(Protocol):
     def signed(self) -> SignedCheckpoint | None:
         """The last epoch's start; None in the first epoch."""
 
+    @property
+    def remaining(self) -> tuple[str, ...]:
+        """The parties that are left, where some were left out; else empty."""
+
     def take_epoch(self, epoch: int) -> None:
         """Note that this member takes part in an epoch."""
 
@@ -116,6 +120,11 @@ class PartyJournal(Journal, Protocol):
     def answer(self, mark: Mark, broadcast: Broadcast | None, shown: tuple[int, bytes] | None) -> None:
         """Keep a broadcast, whose answer is about to leave, where it is new; and the row counts shown after another."""
 
+    def leave_out(self, remaining: tuple[str, ...], number: int) -> None:
+        """Keep that the run goes on with these parties at most, and let broadcasts after this one go: a tree that was begun with a
+        party that is left out is grown anew without it. One without the other would let a tree be asked for twice.
+        """
+
     def refuse(self, number: int, frame: bytes) -> None:
         """Keep a broadcast that came in place of another one."""
 
@@ -145,6 +154,9 @@ class AggregatorJournal(Journal, Protocol):
         self, mark: Mark, broadcast: Broadcast, snapshot: Snapshot, setup: Setup | None, tree: Tree | None
     ) -> None:
         """Keep a checkpoint that was just told, with the set-up or the tree that it ends."""
+
+    def keep_remaining(self, remaining: tuple[str, ...]) -> None:
+        """Keep that the run goes on with these parties at most, before they are told."""
 
     def forget_after(self, checkpoint: int) -> None:
         """Let later checkpoints go."""

@@ -278,6 +278,10 @@ class Party:
         if last is not None:
             yield from self._answer(memoryview(last))
 
+    def check_remaining(self, roster: Roster) -> None:
+        """Hold those who are left, where others are left out, to the plan's minimum and this party's policy. Raises ProtocolError."""
+        check_roster(self._policy, self._plan, self._name, roster)
+
     def see_last_counts(self, words: bytes, signature: bytes) -> None:
         """Check the row counts that are still due of a run whose keys are gone, by the aggregator's signature. Raises HansaError."""
         if self._counts is None:

@@ -39,6 +39,7 @@ from hansa.roles.summed.checkpoints import (
     check_before,
     check_signature,
     check_signatures,
+    left_out,
     link,
     start_of_chain,
 )
@@ -55,8 +56,10 @@ class SurvivingAggregator:
     Args:
         plan: as every member holds it. aggregator: its role. journal: what was kept of the run, if it began.
         signer: this member's signature, and everybody's identity. report: told of a later epoch.
+        present: the parties that the next epoch has, where others are left out; empty for those of the last one.
 
     Attributes:
+        left_out: the plan's parties that the run goes on without.
         began: whether an epoch began in this process. done, run: as `Aggregator`'s.
         releasing: whether nothing is left to do but to tell the model to those who have not said that they have it.
     """
@@ -68,16 +71,19 @@ class SurvivingAggregator:
         journal: AggregatorJournal,
         signer: Signer,
         report: Callable[[Progress], None] = lambda _: None,
+        present: tuple[str, ...] = (),
     ) -> None:
         self.began = False
         self._plan = plan
+        self._parties = present or journal.remaining or plan.parties
+        self.left_out = tuple(name for name in plan.parties if name not in self._parties)
         self._aggregator = aggregator
         self._journal = journal
         self._signer = signer
         self._report = report
         self._agreement = agreement(plan, signer.identities)
         parts = agreement_parts(plan, signer.identities)
-        self._registration = Registration(plan.parties, plan.parties, self._agreement, parts)
+        self._registration = Registration(self._parties, self._parties, self._agreement, parts)
         self._frames: list[tuple[str, bytes]] = []
         self._signatures: dict[str, bytes] = {}
         self._agreed: Agreed | None = None
@@ -89,7 +95,7 @@ class SurvivingAggregator:
         self.releasing = kept is not None
         if kept is not None:
             outcome, self._last_counts, received = kept
-            aggregator.finish_again(outcome, received)
+            aggregator.finish_again(outcome, received, self._parties)
             self._left = set(received)
         table, state = (RELEASING_AGGREGATOR, "releasing") if self.releasing else (RESUMING_AGGREGATOR, "registering")
         self._session = Session("aggregator", table, state)
@@ -97,7 +103,7 @@ class SurvivingAggregator:
     @property
     def done(self) -> bool:
         """Whether the run is over."""
-        return self._aggregator.done or self._left >= {*self._plan.parties}
+        return self._aggregator.done or self._left >= {*self._parties}
 
     @property
     def run(self) -> bytes:
@@ -107,7 +113,7 @@ class SurvivingAggregator:
     @property
     def parties(self) -> tuple[str, ...]:
         """Who takes part."""
-        return self._plan.parties
+        return self._parties
 
     def waiting_for(self) -> list[str]:
         """The parties whose part is missing before the run can go on."""
@@ -124,7 +130,7 @@ class SurvivingAggregator:
                 there = self._left
             case _:
                 return self._aggregator.waiting_for()
-        return sorted({*self._plan.parties} - there)
+        return sorted({*self._parties} - there)
 
     def has_left(self, member: str) -> bool:
         """Whether this party has acknowledged the end of the run."""
@@ -140,7 +146,7 @@ class SurvivingAggregator:
         if self._session.state == "resumed":
             yield from self._pass(member, frame)
             return
-        if member not in self._plan.parties:
+        if member not in self._parties:
             raise ProtocolError(f"member {member!r} is not a party of the plan", member=member)
         message = self._session.decode(member, frame)
         match message:
@@ -173,7 +179,7 @@ class SurvivingAggregator:
 
     def _broadcast(self, message: Message) -> Outgoing:
         frame = messages.encode(message)
-        yield from ((party, frame) for party in self._plan.parties)
+        yield from ((party, frame) for party in self._parties)
 
     # --- how an epoch begins ---------------------------------------------------------------------------------------------
 
@@ -194,7 +200,7 @@ class SurvivingAggregator:
 
     def _begins_anew(self, claims: dict[str, Claim]) -> bool:
         """Whether the run begins with its first step: no party has gone further than to join. Raises StateError."""
-        without = sorted({*self._plan.parties} - set(claims))
+        without = sorted({*self._parties} - set(claims))
         if not claims or not without:
             return not claims
         run = run_id(self._agreement, self._registration.roster)
@@ -233,15 +239,17 @@ class SurvivingAggregator:
                 rule="all members go on with one run",
                 cure=RESTORE,
             )
-        if journal.roster != self._registration.roster:
+        if tuple(own for own in journal.roster if own[0] in self._parties) != self._registration.roster:
             raise StateError(
                 f"the parties joined with other rows or nonces than run {run.hex()[:8]} began with; give the same tables, or have "
                 "every member remove its state folder and begin a new run",
-                suspects=self._plan.parties,
+                suspects=self._parties,
                 rule="a run goes on with the rows that it began with",
             )
         everybody = dict(sorted({**claims, self._plan.aggregator: own}.items()))
         epoch = 1 + max(claim.epoch for claim in everybody.values())
+        if left_out(self._plan, tuple(everybody), journal.remaining or self._plan.parties):
+            journal.keep_remaining(self._parties)
         agreed = agree(self._agreement, run, epoch, everybody)
         check_before(agreed, journal.signed)
         journal.take_epoch(epoch)
@@ -255,7 +263,7 @@ class SurvivingAggregator:
             raise ProtocolError(f"member {member!r} signed the checkpoint twice", member=member)
         check_signature(agreed, member, message.signature, self._signer)
         self._signatures[member] = message.signature
-        if self._signatures.keys() < {*self._plan.parties}:
+        if self._signatures.keys() < {*self._parties}:
             self._session.go(message, "signing")
             return
         masked = self._plan.mode != "federated"
@@ -276,8 +284,9 @@ class SurvivingAggregator:
         journal.forget_after(agreed.checkpoint)
         if agreed.checkpoint > 0:
             snapshot, grown, last = journal.kept(agreed.checkpoint)
-            self._aggregator.resume(journal.roster, journal.setup, snapshot, grown, last, agreed.start())
-        self._report(Resumed(trees=trees, rounds=self._plan.parameters.rounds, epoch=agreed.epoch))
+            self._aggregator.resume(journal.roster, journal.setup, snapshot, grown, last, agreed.start(), self._parties)
+        rounds = self._plan.parameters.rounds
+        self._report(Resumed(trees=trees, rounds=rounds, epoch=agreed.epoch, left_out=self.left_out))
         if agreed.checkpoint == 0:
             for each in self._aggregator.start_over(journal.roster, agreed.start()):
                 yield from self._watched(each)
@@ -295,7 +304,7 @@ class SurvivingAggregator:
     def _watched(self, outgoing: tuple[str, bytes]) -> Outgoing:
         """Note what is told to all, once: what the first party is told is what all are."""
         recipient, frame = outgoing
-        if recipient == self._plan.parties[0]:
+        if recipient == self._parties[0]:
             self._note(frame)
         yield outgoing
 

@@ -37,6 +37,7 @@ from hansa.roles.summed.checkpoints import (
     agree,
     check_before,
     check_signatures,
+    left_out,
     link,
     rewound,
     signers_of,
@@ -57,6 +58,7 @@ class SurvivingParty:
         journal: what was kept of the run, if it began. signer: as for `Party`. report: told of a later epoch.
 
     Attributes:
+        left_out: the plan's parties that the run goes on without.
         began: whether an epoch began in this process. done, run, model, evidence, masked_bytes: those of `Party`.
     """
 
@@ -82,6 +84,8 @@ class SurvivingParty:
         self._promises: Promises | None = None
         self._masking: SumMasking | None = None
         self._at = Mark(0, b"")
+        self._promised = True
+        self.left_out = tuple(own for own in plan.parties if own not in (journal.remaining or plan.parties))
 
     @property
     def done(self) -> bool:
@@ -195,14 +199,30 @@ class SurvivingParty:
         claim, claims = self._claim, dict(message.claims)
         if claim is None:
             raise self._broken(f"run {message.run.hex()[:8]} is to go on, of which this party has no state")
-        if tuple(claims) != signers_of(self._plan) or len(claims) != len(message.claims):
-            raise self._broken(f"claims came of {sorted(claims)[:8]}; expected those of all members, sorted")
+        if len(claims) != len(message.claims) or self._name not in claims:
+            raise self._broken(f"claims came of {sorted(claims)[:8]}; expected one of each member")
+        with blaming(self._plan.aggregator):
+            known = self._journal.remaining or self._plan.parties
+            self.left_out = left_out(self._plan, tuple(claims), known)
         if claims[self._name] != claim or message.run != claim.run:
             raise self._broken("this party's claim is shown as another one than it sent")
         with blaming(self._plan.aggregator):
             agreed = agree(self._party.join.plan, claim.run, message.epoch, claims)
         check_before(agreed, self._journal.signed)
         self._agreed = agreed
+        signed = self._journal.signed
+        before = signers_of(self._plan) if signed is None else tuple(name for name, _ in signed.agreed.claims)
+        # Of other sums other splits come: what was answered with those who are left out is not asked again word for word.
+        self._promised = tuple(claims) == before
+        if self.left_out:
+            if not agreed.checkpoint:
+                raise self._broken("a party is left out before the cuts are known")
+            welcome = messages.decode(self._plan.aggregator, self._journal.welcome)
+            assert isinstance(welcome, Welcome)  # `begin`
+            self._party.check_remaining(tuple(own for own in welcome.roster if own[0] not in self.left_out))
+        if any(name in known for name in self.left_out):
+            remaining = tuple(name for name in self._plan.parties if name in claims)
+            self._journal.leave_out(remaining, agreed.mark.number)
         self._journal.take_epoch(agreed.epoch)
         return messages.encode(SignCheckpoint(self._signer.sign(SIGNING_PURPOSE, agreed.signed_bytes())))
 
@@ -218,21 +238,23 @@ class SurvivingParty:
             yield from self._go_on()
             return
         names = RunNames(agreed.agreement, agreed.run, agreed.epoch)
-        self._masking = SumMasking(self._name, names, self._signer, self._plan.parties, agreed.start())
+        peers = tuple(name for name, _ in agreed.claims if name in self._plan.parties)
+        self._masking = SumMasking(self._name, names, self._signer, peers, agreed.start())
         yield messages.encode(self._masking.announcement())
 
     def _go_on(self) -> Iterator[bytes]:
         """Take in what was broadcast up to the checkpoint, and answer the last of it."""
         agreed = self._agreed
         assert agreed is not None  # `_signed`
-        self._promises, self._at, self.began = Promises(agreed), agreed.mark, True
+        self._promises, self._at, self.began = Promises(agreed) if self._promised else None, agreed.mark, True
         number = agreed.mark.number
         last = self._journal.broadcast(number)
         before = self._journal.broadcasts(number - 1) if last else iter(())
         answers = self._party.resume(self._journal.welcome, before, last[1] if last else None, self._masking)
         first = next(answers, None)
         trees = max(agreed.checkpoint - 1, 0) // self._plan.parameters.trees_per_round
-        self._report(Resumed(trees=trees, rounds=self._plan.parameters.rounds, epoch=agreed.epoch))
+        rounds = self._plan.parameters.rounds
+        self._report(Resumed(trees=trees, rounds=rounds, epoch=agreed.epoch, left_out=self.left_out))
         if first is not None:
             yield first
         yield from answers
