@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import sqlite3
 import ssl
 import subprocess
 import sys
@@ -52,8 +54,21 @@ def test_accounts_are_made_listed_changed_and_removed(folder: Path, tmp_path: Pa
     assert hansa("account", "set", "anna", "--role", "viewer", *given).output.strip() == "anna: viewer"
     assert hansa("account", "remove", "anna", "--service", file).output.strip() == "anna: removed"
     assert_refused(hansa("account", "remove", "anna", "--service", file), "there is no account 'anna'")
+    told = hansa("account", "actions", "--service", file)
+    assert next(line.split()[2:5] for line in told.output.splitlines()) == ["command:", "account", "set"]
     book = Book(read_service_file(file, open_keys=False).state)
     assert [action.what for action in book.actions(0, 9)] == ["account remove", "account set", "account set"]
+
+
+def test_actions_that_were_altered_are_told(folder: Path, tmp_path: Path):
+    file = write_service(folder, "aurora", 7465, state=str(tmp_path / "state"))
+    book = Book(read_service_file(file, open_keys=False).state)
+    for number in range(3):
+        book.note("anna", "plans approve", str(number), "signed", done=True)
+    assert len(hansa("account", "actions", "--service", file, "--json").output.splitlines()) == 3
+    with contextlib.closing(sqlite3.connect(book.path)) as connection, connection:
+        connection.execute("DELETE FROM actions WHERE number = 2")
+    assert_refused(hansa("account", "actions", "--service", file), "action 2 was altered")
 
 
 def test_a_password_comes_from_a_private_file_and_is_long(folder: Path, tmp_path: Path):
