@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +19,7 @@ from hansa.printable import printable
 
 if TYPE_CHECKING:
     from hansa.node.run import Command
+    from hansa.service.config import ServiceFile
     from hansa.service.store import Store
 
 SERVICE = click.option(
@@ -44,8 +48,26 @@ def serve(command: Command, path: Path, as_json: bool, log_format: str) -> None:
     level = logging.getLevelName(logging.getLogger("hansa").getEffectiveLevel()).lower()
     file = read_service_file(path)
     service = Service(file, command, change, log_format, level)
-    with answering(file.health, service.status):
+    with answering(file.health, service.status), _console_of(file):
         service.serve()
+
+
+@contextlib.contextmanager
+def _console_of(file: ServiceFile) -> Iterator[None]:
+    """The console that a service's file asks for, as a process of its own: what happens there costs no run anything.
+
+    It writes its link to standard error, where the service's log goes, and ends with the service.
+    """
+    if file.document.console is None:
+        yield
+        return
+    command = [sys.executable, "-m", "hansa", "console", str(file.path), "--listen", file.document.console]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @click.command()

@@ -35,6 +35,7 @@ STATIC = {
     "console.css": "text/css; charset=utf-8",
     "htmx.min.js": "text/javascript; charset=utf-8",
     "htmx-sse.min.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
     "LICENSE-htmx": "text/plain; charset=utf-8",
 }
 """Files that pages name, and what they are."""

@@ -12,6 +12,7 @@
     name = "north"                      # optional: of this service in its database; default: this file's name
     most_runs = 4                       # optional: at once
     health = "127.0.0.1:7480"           # optional: where it answers /healthz, /readyz and /metrics; default: nowhere
+    console = "127.0.0.1:7490"          # optional: where it shows its console, beside it; default: nowhere
     traces = "http://127.0.0.1:4318/v1/traces"
                                         # optional: where spans go, by OTLP over HTTP; default: nowhere
     transcripts = true                  # optional: keep every frame of each run in its folder
@@ -141,6 +142,7 @@ class ServiceDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     name: Name | None = None
     most_runs: Runs = DEFAULT_RUNS
     health: Address | None = None
+    console: Address | None = None
     traces: Url | None = None
     transcripts: bool = False
     ledger: FilePath | None = None

@@ -1,0 +1,355 @@
+"""The whole in a real browser: two officers at two consoles approve a plan, watch it run, compare and report it, without a terminal.
+
+Needs Chromium; without it these tests are skipped, and say so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hansa.console.accounts import account_of
+from hansa.console.book import Book, Role
+from hansa.consortium.approvals import propose, write_proposal
+from hansa.consortium.identity import load_identity
+from hansa.consortium.versions import read_pinned
+from hansa.plan import parse_plan
+from hansa.service.config import read_service_file
+from hansa.service.store import ServiceRun, Store
+from made_console import PASSWORD
+from made_consortium import HUB, PLAN, make_consortium
+from made_services import Services
+from waiting import HANG_S
+
+CHROMIUM = shutil.which("chromium") or ""
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
+
+SEEN = PLAN.replace("rounds = 3", "rounds = 20").replace("[privacy]", "[evaluation]\nfraction = 0.25\n\n[privacy]")
+"""A plan whose run tells metrics."""
+
+
+class ConsoleProcess:
+    """A console in a process of its own, as `hansa console` starts it."""
+
+    def __init__(self, service_file: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "hansa", "console", str(service_file), "--listen", "127.0.0.1:0", "--json"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=service_file.with_suffix(".console.log").open("wb"),
+            text=True,
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, service_file.with_suffix(".console.log").read_text()
+        ready = json.loads(line)
+        self.address, self.link = ready["address"], ready["link"]
+
+    def stop(self) -> int:
+        self.process.terminate()
+        self.process.communicate(timeout=HANG_S)
+        return self.process.returncode
+
+
+@contextlib.contextmanager
+def browser() -> Iterator[Any]:
+    """Chromium, as Debian has it."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        try:
+            yield started
+        finally:
+            started.close()
+
+
+class Person:
+    """Somebody at one console, in a browser of their own; what the browser complains of is kept.
+
+    Attributes:
+        page: of the browser. faults: violations of the Content-Security-Policy, errors of scripts, requests to other hosts.
+    """
+
+    def __init__(self, chromium: Any, address: str, **context: Any) -> None:
+        self.address, self.faults = address, list[str]()
+        self.context = chromium.new_context(accept_downloads=True, **context)
+        self.context.set_default_timeout(HANG_S * 1000)
+        self.page = self.context.new_page()
+        self.page.on("console", lambda said: self.faults.append(said.text) if said.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("request", self._asked)
+
+    def _asked(self, request: Any) -> None:
+        if not request.url.startswith((self.address, "blob:")):
+            self.faults.append(f"asked {request.url}")
+
+    def go(self, path: str) -> None:
+        self.page.goto(self.address.rstrip("/") + path, wait_until="domcontentloaded")
+
+    def sign_in(self, name: str) -> None:
+        self.go("/")
+        self.page.get_by_label("Name").fill(name)
+        self.page.get_by_label("Password").fill(PASSWORD)
+        self.page.get_by_role("button", name="Sign in").click()
+        self.page.get_by_role("heading", name="Home").wait_for()
+
+    def bring(self, file: Path) -> None:
+        self.page.get_by_role("link", name="Plans").click()
+        self.page.get_by_label("A proposal, a copy of it").set_input_files(file)
+        self.page.get_by_role("button", name="Bring it").click()
+
+    def press(self, name: str) -> None:
+        self.page.get_by_role("button", name=name, exact=True).click()
+        self.page.get_by_role("status").first.wait_for()
+
+    def save(self, link: str, path: Path) -> Path:
+        with self.page.expect_download() as download:
+            self.page.get_by_role("link", name=link).click()
+        download.value.save_as(path)
+        return path
+
+    def sees(self, text: str) -> None:
+        self.page.get_by_text(text).first.wait_for()
+
+
+def accounts_of(service_file: Path, **roles: Role) -> None:
+    """Accounts of a console."""
+    book = Book(read_service_file(service_file, open_keys=False).state)
+    for name, role in roles.items():
+        book.put_account(account_of(name, role, PASSWORD))
+
+
+def test_two_officers_approve_watch_compare_and_report_without_a_terminal(tmp_path: Path):
+    folder = make_consortium(tmp_path, SEEN)
+    proposal = folder / "proposal.json"
+    identity = load_identity(folder / f"{HUB}.identity")
+    write_proposal(proposal, propose(parse_plan(SEEN, "plan"), read_pinned(folder / "members.toml"), identity))
+    services = Services(folder)
+    consoles: dict[str, ConsoleProcess] = {}
+    try:
+        for name in ("aurora", "borealis"):
+            services.start(name)
+        for name in ("aurora", "borealis", HUB):
+            accounts_of(services.file(name), officer="officer", viewer="viewer")
+            consoles[name] = ConsoleProcess(services.file(name))
+        with browser() as chromium:
+            _whole(chromium, consoles, folder, proposal)
+    finally:
+        for console in consoles.values():
+            console.stop()
+        services.stop()
+
+
+def _whole(chromium: Any, consoles: dict[str, ConsoleProcess], folder: Path, proposal: Path) -> None:
+    aurora, borealis, hub = (Person(chromium, consoles[name].address) for name in ("aurora", "borealis", HUB))
+    for person in (aurora, borealis, hub):
+        person.sign_in("officer")
+
+    # A plan that was changed is refused.
+    changed = folder / "changed.json"
+    changed.write_bytes(proposal.read_bytes().replace(b'"payload": "ey', b'"payload": "ez'))
+    aurora.bring(changed)
+    aurora.sees("Not done")
+    aurora.faults.clear()  # the answer 422 stands in the browser's console
+
+    # Both read and approve; the file goes from one to the other.
+    aurora.bring(proposal)
+    aurora.sees("Who learns what in mode federated")
+    aurora.press("Approve")
+    aurora.sees("is approved by aurora")
+    signed = aurora.save("Save the proposal with its approvals", folder / "signed.json")
+    borealis.bring(signed)
+    borealis.press("Approve")
+    borealis.sees("all have approved it")
+    whole = borealis.save("Save the proposal with its approvals", folder / "whole.json")
+    borealis.press("Give it to the service")
+    for person in (aurora, hub):
+        person.bring(whole)
+        person.press("Give it to the service")
+
+    # A viewer sees it, and can do nothing.
+    viewer = Person(chromium, consoles["aurora"].address)
+    viewer.sign_in("viewer")
+    viewer.page.get_by_role("link", name="Plans").click()
+    viewer.page.get_by_role("link", name="test", exact=True).click()
+    viewer.sees("Who learns what")
+    assert viewer.page.get_by_role("button").all_inner_texts() == ["Sign out"]
+
+    # The run goes to its end on live pages: nobody loads a page anew.
+    for person in (aurora, borealis):
+        person.page.get_by_role("link", name="Runs").click()
+        person.page.get_by_role("table").get_by_role("link").first.click()
+        person.page.locator(".state.finished").wait_for()
+        person.sees("20 of at most 20 rounds")
+        person.sees("Model's SHA-256")
+    hub.page.get_by_role("link", name="Runs").click()
+    hub.page.get_by_role("table").get_by_role("link").first.click()
+    hub.page.locator(".state.finished").wait_for()
+    hub.sees("Metrics of held-out rows, tree by tree")
+
+    # Records: a signed report of one is compared at the other.
+    for person in (aurora, borealis):
+        person.page.get_by_role("link", name="Records").click()
+        person.press("Verify it now")
+        person.sees("when it was checked last")
+        person.page.get_by_role("table", name="").first.get_by_role("link").first.click()
+        person.press("Make a signed report")
+    report = borealis.save("save the file", folder / "borealis-report.html")
+    aurora.page.get_by_label("Another member's report of this run").set_input_files(report)
+    aurora.press("Compare")
+    aurora.sees("aurora and borealis agree")
+    aurora.page.get_by_role("link", name="Open it").click()
+    aurora.sees("A run, as aurora recorded it")
+    for person in (aurora, borealis, hub, viewer):
+        assert person.faults == []
+
+
+PATHS = ("/", "/consortium", "/plans", "/new-plan", "/drafts/cells", "/runs", "/records", "/actions", "/settings")
+MOST_SERIOUS = ("critical", "serious")
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ConsoleProcess, list[str]]]:
+    """A console over a folder with a thousand runs, a proposal and a draft; and every page that it has."""
+    folder = make_consortium(tmp_path_factory.mktemp("filled"))
+    from made_services import write_service
+
+    file = write_service(folder, "aurora", 7465)
+    paths = fill(folder, file)
+    console = ConsoleProcess(file)
+    yield console, paths
+    console.stop()
+
+
+def fill(folder: Path, file: Path) -> list[str]:
+    """Put things into a member's folder that pages show; the pages."""
+    from made_console import Desk, send
+
+    accounts_of(file, officer="officer")
+    service = read_service_file(file, open_keys=False)
+    store = Store(service.name, service.state, service.database)
+    for number in range(1000):
+        state = "running" if number > 996 else "failed" if number % 7 == 0 else "finished"
+        store.put(
+            ServiceRun(
+                run=f"{number:016x}",
+                plan=f"cells-{number % 5}",
+                mode="federated",
+                state=state,
+                folder=f"{number:016x}",
+                id=f"{number:064x}",
+                trees=40 if state == "finished" else 12,
+                rounds=40,
+                text="the run is over" if state == "finished" else "training",
+                waiting_for=("borealis",) if number == 999 else (),
+                created=f"2026-01-01T{number // 60 % 24:02}:{number % 60:02}:00.000Z",
+            )
+        )
+    run = service.runs / f"{998:016x}"
+    run.mkdir(parents=True)
+    events = [
+        {
+            "event": "tree",
+            "time": "2026-01-01T10:00:00.000Z",
+            "trees": tree,
+            "rounds": 40,
+            "metrics": {"logloss": 0.7 / tree},
+        }
+        for tree in range(1, 13)
+    ]
+    (run / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    desk = Desk(folder)
+    client = desk.signed_in("officer", "officer")
+    identity = load_identity(folder / f"{HUB}.identity")
+    write_proposal(folder / "p.json", propose(parse_plan(PLAN, "plan"), read_pinned(folder / "members.toml"), identity))
+    answer = send(client, "/plans/bring", (folder / "p.json").read_bytes())
+    given = {"name": "cells", "source": "0", "label": "fault", "mode": "federated", "hub": HUB, "rounds": "50"}
+    assert send(client, "/new-plan/write", objective="binary:logistic", **given).status_code == 303
+    return [*PATHS, f"/runs/{998:016x}", answer.headers["location"]]
+
+
+LOOKS = [
+    pytest.param("light", 1280),
+    *(
+        pytest.param(scheme, width, marks=pytest.mark.slow)
+        for scheme, width in (("dark", 1280), ("light", 390), ("dark", 390))
+    ),
+]
+
+
+@pytest.mark.parametrize(("scheme", "width"), LOOKS)
+def test_every_page_is_small_usable_and_within_its_policy(
+    filled: tuple[ConsoleProcess, list[str]], scheme: str, width: int
+):
+    from axe_playwright_python.sync_playwright import Axe
+
+    console, paths = filled
+    look = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
+    found: list[tuple[str, str]] = []
+    with browser() as chromium:
+        person = Person(chromium, console.address, **look)
+        # axe-core is put into the pages from outside, which their own policy would not let in.
+        outside = Person(chromium, console.address, bypass_csp=True, **look)
+        outside.go("/sign-in")
+        found += [("/sign-in", fault) for fault in findings(Axe().run(outside.page).response["violations"])]
+        for each in (person, outside):
+            each.sign_in("officer")
+        for path in paths:
+            person.go(path)
+            size = person.page.evaluate(
+                "performance.getEntriesByType('navigation')[0].decodedBodySize"
+                " + performance.getEntriesByType('resource').reduce((sum, each) => sum + each.decodedBodySize, 0)"
+            )
+            assert size < 300_000, (path, size)
+            wide = person.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            assert wide <= 0, (path, "is wider than the window", wide)
+            outside.go(path)
+            found += [(path, fault) for fault in findings(Axe().run(outside.page).response["violations"])]
+        assert person.faults == []
+    assert found == []
+
+
+def findings(violations: list[dict[str, Any]]) -> list[str]:
+    """What axe-core finds that is serious."""
+    return [
+        f"{each['id']}: {node['html'][:200]} {node['failureSummary'][:200]}"
+        for each in violations
+        if each["impact"] in MOST_SERIOUS
+        for node in each["nodes"][:2]
+    ]
+
+
+def test_a_page_is_used_by_keyboard_alone(filled: tuple[ConsoleProcess, list[str]]):
+    console, _ = filled
+    with browser() as chromium:
+        person = Person(chromium, console.address)
+        person.sign_in("officer")
+        person.page.keyboard.press("Tab")
+        assert person.page.evaluate("document.activeElement.textContent") == "Skip to the content"
+        person.page.keyboard.press("Enter")
+        assert person.page.evaluate("document.activeElement.id") == "content"
+        person.go("/runs")
+        names = []
+        for _ in range(12):
+            person.page.keyboard.press("Tab")
+            names.append(person.page.evaluate("document.activeElement.textContent").strip())
+        assert names[:8] == [
+            "Skip to the content",
+            "Home",
+            "Consortium",
+            "Plans",
+            "Runs",
+            "Records",
+            "Settings",
+            "Sign out",
+        ]
+        assert person.faults == []
