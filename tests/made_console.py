@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from starlette.testclient import TestClient
 
 from hansa.console.accounts import Sessions, account_of
@@ -71,6 +73,22 @@ class Desk:
         """Who did what last, and whether it was done."""
         (action,) = self.member.book.actions(0, 1)
         return action.who, action.what, action.done
+
+
+def put_many(store: Store, runs: Iterable[ServiceRun]) -> None:
+    """Many runs at once, with the times that they name."""
+    rows = [
+        {
+            "service": store._service,
+            "run": run.run,
+            "created": run.created,
+            "over": int(run.over),
+            "content": msgspec.json.encode(run).decode(),
+        }
+        for run in runs
+    ]
+    with store._transaction() as connection:
+        connection.execute(store._runs.insert(), rows)
 
 
 def csrf(client: TestClient, page: str = "/") -> str:

@@ -24,9 +24,9 @@ from hansa.consortium.versions import read_pinned
 from hansa.plan import parse_plan
 from hansa.service.config import read_service_file
 from hansa.service.store import ServiceRun, Store
-from made_console import PASSWORD
+from made_console import PASSWORD, Desk, put_many, send
 from made_consortium import HUB, PLAN, make_consortium
-from made_services import Services
+from made_services import Services, write_service
 from waiting import HANG_S
 
 CHROMIUM = shutil.which("chromium") or ""
@@ -221,8 +221,6 @@ MOST_SERIOUS = ("critical", "serious")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ConsoleProcess, list[str]]]:
     """A console over a folder with a thousand runs, a proposal and a draft; and every page that it has."""
     folder = make_consortium(tmp_path_factory.mktemp("filled"))
-    from made_services import write_service
-
     file = write_service(folder, "aurora", 7465)
     paths = fill(folder, file)
     console = ConsoleProcess(file)
@@ -232,28 +230,9 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ConsolePr
 
 def fill(folder: Path, file: Path) -> list[str]:
     """Put things into a member's folder that pages show; the pages."""
-    from made_console import Desk, send
-
     accounts_of(file, officer="officer")
     service = read_service_file(file, open_keys=False)
-    store = Store(service.name, service.state, service.database)
-    for number in range(1000):
-        state = "running" if number > 996 else "failed" if number % 7 == 0 else "finished"
-        store.put(
-            ServiceRun(
-                run=f"{number:016x}",
-                plan=f"cells-{number % 5}",
-                mode="federated",
-                state=state,
-                folder=f"{number:016x}",
-                id=f"{number:064x}",
-                trees=40 if state == "finished" else 12,
-                rounds=40,
-                text="the run is over" if state == "finished" else "training",
-                waiting_for=("borealis",) if number == 999 else (),
-                created=f"2026-01-01T{number // 60 % 24:02}:{number % 60:02}:00.000Z",
-            )
-        )
+    put_many(Store(service.name, service.state, service.database), map(shown_run, range(1000)))
     run = service.runs / f"{998:016x}"
     run.mkdir(parents=True)
     events = [
@@ -284,6 +263,25 @@ LOOKS = [
         for scheme, width in (("dark", 1280), ("light", 390), ("dark", 390))
     ),
 ]
+
+
+def shown_run(number: int) -> ServiceRun:
+    """A run in the database: the last three are under way, some failed."""
+    state = "running" if number > 996 else "failed" if number % 7 == 0 else "finished"
+    return ServiceRun(
+        run=f"{number:016x}",
+        plan=f"cells-{number % 5}",
+        mode="federated",
+        state=state,
+        folder=f"{number:016x}",
+        id=f"{number:064x}",
+        trees=40 if state == "finished" else 12,
+        rounds=40,
+        text="the run is over" if state == "finished" else "training, 12 of at most 40 rounds",
+        waiting_for=("borealis",) if number == 999 else (),
+        created=f"2026-01-{number // 100 + 1:02}T{number // 60 % 24:02}:{number % 60:02}:00.000Z",
+        updated=f"2026-01-{number // 100 + 1:02}T{number // 60 % 24:02}:{number % 60:02}:30.000Z",
+    )
 
 
 @pytest.mark.parametrize(("scheme", "width"), LOOKS)

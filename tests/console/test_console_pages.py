@@ -136,3 +136,13 @@ def test_a_page_that_is_not_there_says_so(desk: Desk):
         assert answer.status_code == 404, path
     assert client.get("/api/runs/none").json() == {"error": "this member has no run 'none'"}
     assert csrf(client)
+
+
+def test_the_reference_names_every_page_action_and_file():
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "console.md").read_text()
+    for each in PAGES:
+        assert f"| `{each.path}` | {each.title} | `{api_path(each)}` |" in page, each.path
+    for act in ACTS:
+        assert f"| `{act.path}` | {act.role} |" in page, act.path
+    for download in DOWNLOADS:
+        assert f"| `{download.path}` | `{download.command}` |" in page, download.path

@@ -91,14 +91,14 @@ def test_a_value_that_is_no_policy_is_refused_by_key(folder: Path):
 @pytest.mark.parametrize(
     ("text", "table", "expected"),
     [
-        ('a = 1\n', "policy", {"a": 1, "policy": {"x": 2}}),
-        ('a = 1\n[policy]\nx = 1\ny = 2\n', "policy", {"a": 1, "policy": {"x": 2}}),
-        ('a = 1\n[policy] # why\nx = 1\n[[sources]]\nb = 1\n', "policy", {"a": 1, "policy": {"x": 2}, "sources": [{"b": 1}]}),
-        ('[consortia.n]\na = 1\n', "consortia.n.policy", {"consortia": {"n": {"a": 1, "policy": {"x": 2}}}}),
+        ('a = 1\n', "policy", {"a": 1, "policy": {"most_rounds": 2}}),
+        ('a = 1\n[policy]\nx = 1\ny = 2\n', "policy", {"a": 1, "policy": {"most_rounds": 2}}),
+        ('a = 1\n[policy] # why\nx = 1\n[[sources]]\nb = 1\n', "policy", {"a": 1, "policy": {"most_rounds": 2}, "sources": [{"b": 1}]}),
+        ('[consortia.n]\na = 1\n', "consortia.n.policy", {"consortia": {"n": {"a": 1, "policy": {"most_rounds": 2}}}}),
     ],
 )  # fmt: skip
 def test_a_table_is_put_in_place_and_the_rest_stays(text: str, table: str, expected: dict[str, object]):
-    assert tomllib.loads(with_table(text, table, {"x": 2})) == expected
+    assert tomllib.loads(with_table(text, table, Policy(most_rounds=2))) == expected
 
 
 def test_a_policy_that_is_written_inline_is_left_to_an_editor(folder: Path):

@@ -134,6 +134,21 @@ def test_runs_at_once_outlive_their_processes_and_services(services: Services):
     assert told[runs[2]]["mode"] == "secure-aggregation"
 
 
+def test_a_run_is_paused_at_one_member_and_goes_on_where_it_was(services: Services):
+    run = services.run(approved(services.folder, renamed(LONG, "paused")))
+    aurora = services.file("aurora")
+    services.until("aurora", run, "running")
+    paused = hansa("pause", run, "--service", aurora)
+    assert paused.exit_code == 0, paused.output
+    found = services.until("aurora", run, "paused", "finished", "failed")
+    assert (found["state"], found["text"]) == ("paused", "paused by its operator; `hansa resume` has it go on")
+    assert services.runs("borealis")[run]["state"] == "running"
+    assert hansa("resume", run, "--service", aurora, "--json").exit_code == 0
+    for name in services.started:
+        assert services.until(name, run, "finished", "failed")["state"] == "finished"
+    assert_refused(hansa("pause", run, "--service", aurora), "is over: finished")
+
+
 def test_a_run_waits_until_all_have_it_and_can_be_stopped(services: Services):
     run = services.run(approved(services.folder, renamed(PLAN, "waits"), "waits"), "aurora")
     until(lambda: services.runs("aurora").get(run, {}).get("waiting_for") == [HUB], "the wait for the hub")

@@ -41,7 +41,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 @click.command()
-@click.argument("service_file", metavar="SERVICE", type=EXISTING)
+@click.argument("service", type=EXISTING)
 @click.option("--listen", default=DEFAULT_LISTEN, show_default=True, metavar="ADDRESS:PORT", help="Where it listens.")
 @click.option(
     "--name", "names", multiple=True, metavar="HOST", help="Another name by which browsers reach it; repeatable."
@@ -50,7 +50,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 @click.option("--tls-key", type=EXISTING, help="PEM file of its key.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object once it is there.")
 def console(
-    service_file: Path,
+    service: Path,
     listen: str,
     names: tuple[str, ...],
     tls_certificate: Path | None,
@@ -74,10 +74,10 @@ def console(
             f"{listen}: a console that is reached over a network needs --tls-certificate and --tls-key; or listen at 127.0.0.1",
             rule="nothing crosses the network in the clear",
         )
-    made = listening(service_file, host, port, names, tls_certificate, tls_key, with_link=loopback)
+    made = listening(service, host, port, names, tls_certificate, tls_key, with_link=loopback)
     if not loopback and not made.accounts:
         raise HansaError(
-            f"{service_file}: a console that is reached over a network needs accounts; make one by `hansa account set`"
+            f"{service}: a console that is reached over a network needs accounts; make one by `hansa account set`"
         )
 
     def there(at: Listening) -> None:
@@ -139,6 +139,25 @@ def list_(service_file: Path, as_json: bool) -> None:
         listed = Listed(name=own.name, role=own.role, changed=own.changed)
         text = json.dumps(msgspec.to_builtins(listed))
         click.echo(text if as_json else printable(f"{listed.name}: {listed.role}, set {listed.changed}"))
+
+
+@account.command("actions")
+@SERVICE
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+def actions_(service_file: Path, as_json: bool) -> None:
+    """List what people did at the console, or were refused, the oldest first; exit status 1 where one was altered or taken out."""
+    book = _book(service_file)
+    for own in reversed(book.actions(0, book.count_actions())):
+        who, how = own.who or "nobody", "done" if own.done else "REFUSED"
+        text = json.dumps(msgspec.to_builtins(own))
+        click.echo(
+            text if as_json else printable(f"{own.number} {own.at} {who}: {own.what} {own.about}: {how}: {own.text}")
+        )
+    if broken := book.broken_at():
+        raise HansaError(
+            f"{book.path}: action {broken} was altered, or one before it was taken out; compare with a copy",
+            rule="actions are only added",
+        )
 
 
 def _book(service_file: Path) -> Book:

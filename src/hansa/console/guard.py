@@ -41,7 +41,7 @@ MOST_SIGN_IN = 2**14
 """Bytes of a sign-in, which anybody may send."""
 
 BURST, PER_SECOND = 200.0, 50.0
-"""Requests of one address: at once, and lasting."""
+"""Requests of one address: at once, and in the long run."""
 
 MOST_ADDRESSES = 10_000
 

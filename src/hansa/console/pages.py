@@ -128,14 +128,21 @@ PAGES = (
     Page(
         "/records/{run}", "Record of a run", records.record, records.RunRecordView, "record.html.j2", "hansa audit show"
     ),
-    Page("/actions", "What people did here", records.actions, records.ActionsView, "actions.html.j2", ""),
+    Page(
+        "/actions",
+        "What people did here",
+        records.actions,
+        records.ActionsView,
+        "actions.html.j2",
+        "hansa account actions",
+    ),
     Page(
         "/settings",
         "Settings",
         policy.settings,
         policy.SettingsView,
         "settings.html.j2",
-        "hansa check",
+        "hansa plan review",
         heading="Settings",
     ),
 )

@@ -213,10 +213,7 @@ def save(member: Member, form: Form) -> Done:
     path = member.service.path
     before = read_text(path)
     table = f"consortia.{name}.policy" if name else "policy"
-    kept = {key: value for key, value in msgspec.to_builtins(policy).items() if value != getattr(Policy(), key)}
-    after = with_table(
-        before, table, {key: list(value) if isinstance(value, tuple) else value for key, value in kept.items()}
-    )
+    after = with_table(before, table, policy)
     _check_saved(member, consortium, policy, after)
     write_whole(path, after.encode("utf-8"))
     changed = [
@@ -231,10 +228,12 @@ def save(member: Member, form: Form) -> Done:
     )
 
 
-def with_table(text: str, table: str, values: Mapping[str, Any]) -> str:
-    """A file of TOML with a table in place of the one of that name; all else stays as it is written."""
+def with_table(text: str, table: str, policy: Policy) -> str:
+    """A file of TOML with a policy as the table of that name; all else stays as it is written."""
+    given = {key: value for key, value in msgspec.structs.asdict(policy).items() if value != getattr(Policy(), key)}
+    values = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
     header = f"[{table}]\n"
-    written = header + write_toml(dict(values)) if values else header
+    written = header + write_toml(values) if values else header
     found = re.search(rf"(?m)^\[{re.escape(table)}\][ \t]*(#.*)?$\n?", text)
     if found is None:
         return text.rstrip("\n") + "\n\n" + written

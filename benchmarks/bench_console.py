@@ -1,0 +1,387 @@
+"""The console: how long its pages take with many runs in the database, what they weigh, and what three open consoles cost a run.
+
+    python -m benchmarks.bench_console pages [--runs 1000] [--pictures FOLDER]
+    python -m benchmarks.bench_console training [--repeats 5] [--rounds 200] [--rows 20000]
+
+`pages` draws every page in Chromium, three times: milliseconds from the request to the first paint (the least of three), and bytes
+with style and scripts. With --pictures it writes each page as a picture, light and dark, 1280 and 390 wide.
+`training` has a hub and two parties as services train in turns without and with a console for each, whose Home is open in Chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from benchmarks.machine import console as terminal
+from benchmarks.machine import described
+from hansa.console.accounts import account_of
+from hansa.console.book import Book
+from hansa.consortium.approvals import approve, propose, read_proposal, write_proposal
+from hansa.consortium.audit_entries import Counted, MessagesCounted, ModelReleased, RunBegun, RunOver
+from hansa.consortium.audit_log import AuditLog, now
+from hansa.consortium.identity import create_identity, load_identity, save_identity
+from hansa.consortium.members import members_of
+from hansa.consortium.versions import found, signed, write_consortium
+from hansa.plan import parse_plan
+from hansa.service.config import read_service_file
+from hansa.service.inbox import submit
+from hansa.service.store import ServiceRun, Store
+from hansa.toml import write_toml
+
+HUB, PARTIES = "hub", ("aurora", "borealis")
+MEMBERS = (HUB, *PARTIES)
+FEATURES = ("prb_utilisation", "rsrp", "active_alarms", "rrc_connections")
+PASSWORD = "of this measurement alone"
+PAINTED = "performance.getEntriesByName('first-contentful-paint').map(each => each.startTime)"
+"""Milliseconds from the request to the first paint, once there was one; waiting for it in the page would need eval."""
+
+CHROMIUM = shutil.which("chromium") or ""
+
+PLAN = """
+name = "{name}"
+mode = "{mode}"
+
+[members]
+aggregator = "hub"
+parties = ["aurora", "borealis"]
+
+[schema]
+features = ["prb_utilisation", "rsrp", "active_alarms", "rrc_connections"]
+label = "sleeping_cell"
+
+[evaluation]
+fraction = 0.2
+
+[parameters]
+objective = "binary:logistic"
+rounds = {rounds}
+max_depth = 5
+max_bin = 64
+"""
+
+
+def make(folder: Path, rows: int) -> None:
+    """Identities, the consortium's file, every party's rows and every member's service's file."""
+    identities = {name: create_identity(name) for name in MEMBERS}
+    for name, identity in identities.items():
+        save_identity(identity, folder / f"{name}.identity")
+    consortium = found("northern-operators", [own.card() for own in identities.values()], identities[HUB])
+    for name in PARTIES:
+        consortium = signed(consortium, identities[name])
+    write_consortium(folder / "consortium.json", consortium)
+    for seed, name in enumerate(PARTIES):
+        draw = np.random.Generator(np.random.PCG64(seed))
+        table = draw.normal(size=(rows, len(FEATURES))).round(3)
+        label = (table.sum(axis=1) + draw.logistic(size=rows) > 0).astype(int)
+        lines = [",".join(map(str, (*row, own))) for row, own in zip(table, label, strict=True)]
+        (folder / f"{name}.csv").write_text("\n".join([",".join((*FEATURES, "sleeping_cell")), *lines]) + "\n")
+
+
+def write_service(folder: Path, name: str, port: int) -> Path:
+    values: dict[str, Any] = {
+        "members": "consortium.json",
+        "identity": f"{name}.identity",
+        "hub": f"127.0.0.1:{port}",
+        **({} if name == HUB else {"sources": [{"table": f"{name}.csv"}]}),
+        "policy": {"allow_two_parties": True, "most_rounds": 500},
+    }
+    path = folder / f"{name}-service.toml"
+    path.write_text(write_toml(values))
+    return path
+
+
+def proposal_file(folder: Path, name: str, mode: str, rounds: int, *approved: str) -> Path:
+    """A proposal by the hub, with more approvals."""
+    members = members_of(read_service_file(folder / "hub-service.toml", open_keys=False).consortia[0].members.values())
+    made = propose(
+        parse_plan(PLAN.format(name=name, mode=mode, rounds=rounds)), members, load_identity(folder / "hub.identity")
+    )
+    for own in approved:
+        made = approve(made, load_identity(folder / f"{own}.identity"))
+    path = folder / f"{name}.json"
+    write_proposal(path, made)
+    return path
+
+
+@contextlib.contextmanager
+def consoles(files: list[Path]) -> Iterator[tuple[list[str], list[int]]]:
+    """The addresses and processes of consoles, with an officer's account each."""
+    processes, addresses = [], []
+    try:
+        for file in files:
+            Book(read_service_file(file, open_keys=False).state).put_account(account_of("officer", "officer", PASSWORD))
+            process = subprocess.Popen(
+                [sys.executable, "-m", "hansa", "console", str(file), "--listen", "127.0.0.1:0", "--json"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+            processes.append(process)
+            assert process.stdout is not None
+            addresses.append(json.loads(process.stdout.readline())["address"].rstrip("/"))
+        yield addresses, [process.pid for process in processes]
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait()
+
+
+def sign_in(page: Any, address: str) -> None:
+    page.goto(f"{address}/sign-in")
+    page.get_by_label("Name").fill("officer")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("heading", name="Home").wait_for()
+
+
+# Pages
+
+
+def shown_run(number: int, runs: int) -> ServiceRun:
+    """A run in the database: the newest is under way, some failed."""
+    state = "running" if number == runs - 1 else "failed" if number % 11 == 5 else "finished"
+    digest = hashlib.sha256(str(number).encode()).hexdigest()
+    begun = f"2026-{number * 11 // runs + 1:02}-{number % 28 + 1:02}T{number % 24:02}:{number % 60:02}"
+    return ServiceRun(
+        run=digest[:16],
+        plan=("sleeping-cells", "drop-rate", "handover")[number % 3],
+        mode="federated",
+        state=state,
+        folder=digest[:16],
+        id=digest[::-1],
+        trees=63 if state == "running" else 100,
+        rounds=100,
+        text={"running": "training, 63 of at most 100 rounds", "failed": "aurora.csv: no column 'rsrp'"}.get(
+            state, "the run is over"
+        ),
+        created=f"{begun}:00.000Z",
+        updated=f"{begun}:40.000Z",
+    )
+
+
+def fill(folder: Path, runs: int) -> list[tuple[str, str]]:
+    """Put things into aurora's folder that its pages show; the pages, by names for their pictures."""
+    file = folder / "aurora-service.toml"
+    service = read_service_file(file)
+    store = Store(service.name, service.state, service.database)
+    every = [shown_run(number, runs) for number in range(runs)]
+    for run in every:
+        store.put(run)
+    last, before = every[-1], every[-2]
+    own = service.runs / last.folder
+    own.mkdir(parents=True)
+    events = (
+        {"event": "tree", "time": f"{last.created[:17]}{tree % 60:02}.000Z", "trees": tree, "rounds": 100,
+         "metrics": {"logloss": 0.69 * 0.98**tree, "auc": 1 - 0.5 * 0.97**tree}}
+        for tree in range(1, 64)
+    )  # fmt: skip
+    (own / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    members = service.consortia[0].members
+    log = AuditLog(service.audit, load_identity(folder / "aurora.identity"))
+    for run in every[-5:]:
+        log.append(
+            RunBegun(at=now(), run=run.id, epoch=0, plan="cd" * 32, mode=run.mode, purpose="train", hub=HUB, hansa="0.1.0",
+                     members={name: card.identity.hex() for name, card in members.items()},
+                     roster=(("aurora", 18_400, 4_600), ("borealis", 21_210, 5_303)), proposal="ef" * 32, approved_by=MEMBERS),
+            MessagesCounted(at=now(), run=run.id, epoch=0, counts=(Counted("aurora", HUB, "Histograms", 612, 48_551_340),
+                            Counted(HUB, "aurora", "Splits", 612, 204_110))),
+            ModelReleased(at=now(), run=run.id, model="9a" * 32, receivers=PARTIES),
+            RunOver(at=now(), run=run.id, epoch=0, state="finished", transcript={}),
+        )  # fmt: skip
+    log.close()
+    return [
+        ("home", "/"),
+        ("consortium", "/consortium"),
+        ("plans", "/plans"),
+        ("new-plan", "/new-plan"),
+        ("runs", "/runs"),
+        ("run", f"/runs/{last.run}"),
+        ("records", "/records"),
+        ("record", f"/records/{before.run}"),
+        ("actions", "/actions"),
+        ("settings", "/settings"),
+    ]
+
+
+def measure_pages(runs: int, pictures: Path | None) -> None:
+    from playwright.sync_api import sync_playwright
+
+    with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
+        folder = Path(name)
+        make(folder, 400)
+        for member in MEMBERS:
+            write_service(folder, member, 7465)
+        pages = fill(folder, runs)
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        table = Table(title=f"Pages of the console, {runs} runs; {described()}")
+        for head in ("page", "to first paint, ms", "bytes"):
+            table.add_column(head)
+        with consoles([folder / "aurora-service.toml"]) as ((address,), _):
+            page = chromium.new_page()
+            sign_in(page, address)
+            for proposed, mode in (("sleeping-cells", "federated"), ("drop-rate", "secure-aggregation")):
+                page.goto(f"{address}/plans")
+                page.get_by_label("A proposal, a copy of it").set_input_files(
+                    proposal_file(folder, proposed, mode, 100, "borealis")
+                )
+                page.get_by_role("button", name="Bring it").click()
+                page.get_by_role("heading", name="Members").wait_for()
+            pages.insert(3, ("plan", urllib.parse.urlparse(page.url).path))
+            page.goto(f"{address}/new-plan")
+            page.get_by_label("Name of the plan").fill("handover")
+            page.get_by_label("Column to predict").fill("sleeping_cell")
+            page.get_by_label("Aggregator, or hub").select_option(HUB)
+            page.get_by_role("button", name="Write the draft").click()
+            page.get_by_role("heading", name="Draft handover").wait_for()
+            pages.insert(5, ("draft", "/drafts/handover"))
+            for what, path in pages:
+                paints, size = [], 0
+                for _ in range(3):
+                    page.goto(address + path, wait_until="domcontentloaded")
+                    while not (painted := page.evaluate(PAINTED)):
+                        time.sleep(0.01)
+                    paints.append(painted[0])
+                    size = page.evaluate(
+                        "['navigation', 'resource'].flatMap(kind => performance.getEntriesByType(kind))"
+                        ".reduce((sum, each) => sum + each.decodedBodySize, 0)"
+                    )
+                table.add_row(what, f"{min(paints):.0f}", f"{size:,}")
+            if pictures is not None:
+                pictures.mkdir(parents=True, exist_ok=True)
+                for scheme in ("light", "dark"):
+                    for width in (1280, 390):
+                        take(chromium, address, pages, pictures, scheme, width)
+        chromium.close()
+        terminal().print(table)
+
+
+def take(chromium: Any, address: str, pages: list[tuple[str, str]], pictures: Path, scheme: str, width: int) -> None:
+    """A picture of each page, of few colours, so that the documents stay small."""
+    from PIL import Image
+
+    context = chromium.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
+    page = context.new_page()
+    sign_in(page, address)
+    for what, path in pages:
+        page.goto(address + path, wait_until="domcontentloaded")
+        place = pictures / f"{what}-{scheme}-{width}.png"
+        page.screenshot(path=place)
+        Image.open(place).convert("RGB").quantize(24, dither=Image.Dither.NONE).save(place, optimize=True)
+    context.close()
+
+
+# Training
+
+
+def train(folder: Path, name: str, rounds: int, files: dict[str, Path]) -> float:
+    """Seconds from the last member's taking the plan to the end of the run."""
+    path = proposal_file(folder, name, "federated", rounds, *PARTIES)
+    for file in files.values():
+        submit(read_service_file(file), path)
+    run = read_proposal(path).digest.hex()[:16]
+    service = read_service_file(files[HUB])
+    store = Store(service.name, service.state, service.database)
+    while (known := store.named(run)) is None or not known.over:
+        time.sleep(0.05)
+    if known.state != "finished":
+        raise RuntimeError(known.text)
+    record = json.loads((service.runs / run / "record.json").read_text())
+    return float(record["seconds"]["training"])
+
+
+def measure_training(repeats: int, rounds: int, rows: int) -> None:
+    from playwright.sync_api import sync_playwright
+
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as opened:
+        folder = Path(name)
+        make(folder, rows)
+        port, files = 0, {}
+        for member in MEMBERS:
+            files[member] = write_service(folder, member, port)
+            command = "aggregator" if member == HUB else "party"
+            process = subprocess.Popen(
+                [sys.executable, "-m", "hansa", command, str(files[member]), "--service", "--json"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+            opened.callback(process.wait)
+            opened.callback(process.terminate)
+            assert process.stdout is not None
+            told = json.loads(process.stdout.readline())
+            if member == HUB:
+                port = int(told["addresses"][0].rpartition(":")[2])
+                write_service(folder, HUB, port)
+        train(folder, "warm-up", rounds, files)
+        playwright = opened.enter_context(sync_playwright())
+        without, beside, spent = [], [], []
+        for repeat in range(repeats):
+            without.append(train(folder, f"without-{repeat}", rounds, files))
+            with consoles(list(files.values())) as (addresses, pids):
+                chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+                for address in addresses:
+                    page = chromium.new_context().new_page()
+                    sign_in(page, address)
+                begun, used = time.monotonic(), processor_seconds(pids)
+                beside.append(train(folder, f"with-{repeat}", rounds, files))
+                spent.append((processor_seconds(pids) - used) / (time.monotonic() - begun))
+                chromium.close()
+        ratios = [own / other for own, other in zip(beside, without, strict=True)]
+        table = Table(title=f"{rounds} rounds, {rows} rows a party; {described()}")
+        for head in ("training", "seconds (median)", "least", "most"):
+            table.add_column(head)
+        for what, own in (("without a console", without), ("three consoles open", beside), ("ratio", ratios)):
+            table.add_row(what, f"{statistics.median(own):.3f}", f"{min(own):.3f}", f"{max(own):.3f}")
+        terminal().print(table)
+        share = f"{statistics.median(spent):.4f}, {min(spent):.4f} to {max(spent):.4f}"
+        terminal().print(f"Processor seconds of the three consoles together, a second of the run: {share}")
+
+
+def processor_seconds(pids: list[int]) -> float:
+    """What processes have used of the processor so far."""
+    ticks = 0
+    for pid in pids:
+        user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        ticks += int(user) + int(system)
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    pages = kinds.add_parser("pages")
+    pages.add_argument("--runs", type=int, default=1000)
+    pages.add_argument("--pictures", type=Path)
+    training = kinds.add_parser("training")
+    training.add_argument("--repeats", type=int, default=5)
+    training.add_argument("--rounds", type=int, default=200)
+    training.add_argument("--rows", type=int, default=20_000)
+    given = parser.parse_args()
+    if not CHROMIUM:
+        sys.exit("Chromium is not installed; both measurements open pages in it")
+    if given.kind == "pages":
+        measure_pages(given.runs, given.pictures)
+    else:
+        measure_training(given.repeats, given.rounds, given.rows)
+
+
+if __name__ == "__main__":
+    main()
