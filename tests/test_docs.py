@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import doctest
+import html
 import importlib
 import importlib.util
 import inspect
 import itertools
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -73,7 +75,7 @@ def beside_documents(name: str) -> ModuleType:
     return module
 
 
-generated, root_pages = beside_documents("generated"), beside_documents("root_pages")
+generated, root_pages, diagrams = map(beside_documents, ("generated", "root_pages", "diagrams"))
 SOURCE = Path(hansa.errors.__file__).parent
 DOCUMENTS = [
     *sorted(ROOT.glob("*.md")),
@@ -583,12 +585,15 @@ def test_make_docs_lets_no_warning_pass():
     assert "--quiet" not in recipe, "mkdocs counts no warning then"
 
 
-def test_the_site_builds_without_a_warning(tmp_path):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built without a warning."""
     pytest.importorskip("mkdocs")
     pytest.importorskip("mkdocstrings")
+    folder = tmp_path_factory.mktemp("site") / "site"
     built = subprocess.run(
         # Not --quiet: it keeps warnings from being counted, and --strict then lets them pass.
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
         cwd=ROOT,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
@@ -596,9 +601,81 @@ def test_the_site_builds_without_a_warning(tmp_path):
     )
     assert built.returncode == 0, built.stderr
     assert "WARNING" not in built.stderr
-    api = (tmp_path / "site" / "reference" / "api" / "index.html").read_text(encoding="utf-8")
+    return folder
+
+
+def test_the_site_has_every_public_name(site):
+    api = (site / "reference" / "api.html").read_text(encoding="utf-8")
     for name in set(hansa.__all__) - {"__version__"}:
         assert re.search(rf'id="hansa[\w.]*\.{name}"', api), name
+
+
+FOREIGN = re.compile(
+    r"""<(?:script|link|img|iframe|source|object)\b[^>]*\s(?:src|href|data)=["']?(?:https?:)?//[^>]*>"""
+)
+IN_STYLE = re.compile(r"(?:@import|url\()\s*[\"']?(?:https?:)?//[^)\s]*")
+
+
+def foreign(text: str) -> list[str]:
+    """What a page takes from another host when it is opened."""
+    return [found for found in FOREIGN.findall(text) if 'rel="canonical"' not in found] + IN_STYLE.findall(text)
+
+
+def test_the_site_takes_nothing_from_another_host(site):
+    pages = [*site.rglob("*.html"), *site.rglob("*.css")]
+    assert len(pages) > 60
+    for page in pages:
+        assert foreign(page.read_text(encoding="utf-8")) == [], page
+
+
+def test_what_is_taken_from_another_host_is_noticed():
+    page = '<script defer src="https://a.b/c.js"></script><a href="https://a.b">x</a><link rel=x href=//a.b/c.css>'
+    assert len(foreign(page + "<style>@import 'https://a.b'; p { background: url(//a.b/c.png) }</style>")) == 4
+
+
+def test_diagrams_are_drawn_with_all_that_they_say(site):
+    written = 0
+    for document in DOCUMENTS:
+        for source in re.findall(
+            r"^```mermaid\n(.*?)^```$", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        ):
+            written += 1
+            picture = diagrams.drawn(source)
+            texts = " ".join(html.unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", picture))
+            for line in source.splitlines()[1:]:
+                states = re.findall(r"\b\w+\b(?= -->)|(?<=--> )\w+", line) if source.startswith("state") else []
+                labels = re.findall(r'\["(.+?)"\]|(?: as |: |loop )([^"]+)$', line)
+                for label in (*states, *(one or other for one, other in labels)):
+                    assert label in texts, (document.name, line)
+            width, height = map(float, re.search(r'viewBox="0 0 (\d+) (\d+)"', picture).groups())
+            for x in re.findall(r'<text x="([-\d.]+)"', picture):
+                assert 0 < float(x) < width
+            assert height > 40
+    assert written >= 20
+    assert (
+        sum(page.read_text(encoding="utf-8").count('<svg class="diagram"') for page in site.rglob("*.html")) == written
+    )
+    with pytest.raises(ValueError, match="a line of a diagram is not understood: 'a ==> b'"):
+        diagrams.drawn("stateDiagram-v2\n a ==> b")
+
+
+def test_search_works_from_a_folder_and_asks_no_other_host(site):
+    chromium = shutil.which("chromium")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if chromium is None:
+        pytest.skip("there is no chromium")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page, asked = browser.new_page(), []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto((site / "index.html").as_uri())
+        page.keyboard.press("/")
+        page.keyboard.type("min_cell_rows")
+        found = page.locator(".md-search-result__item a").first
+        found.wait_for(timeout=60_000)
+        assert (found.get_attribute("href") or "").startswith("file:")
+        browser.close()
+    assert [url for url in asked if not url.startswith(("file:", "data:", "about:"))] == []
 
 
 def test_every_target_that_is_named_is_in_the_makefile():

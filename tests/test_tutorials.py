@@ -38,6 +38,7 @@ RUN = [
     "how-to/bring-a-table.md",
     "how-to/from-xgboost.md",
     "how-to/look-before-you-train.md",
+    "how-to/serve-the-model.md",
     "how-to/found-a-consortium.md",
     "how-to/approve-a-plan.md",
     pytest.param("how-to/choose-bins-and-leaves.md", marks=pytest.mark.slow),

@@ -16,6 +16,7 @@ from hansa.drift import drift
 from hansa.errors import DataError, HansaError, PlanError
 from hansa.evaluate import evaluate
 from hansa.fit import Member, Run, fit, join, split
+from hansa.mlflow import log_run
 from hansa.model import Model
 from hansa.node.in_process import train_in_process
 from hansa.plan import Plan, parse_plan, read_plan, write_plan
@@ -76,6 +77,7 @@ __all__ = [
     "from_json",
     "from_model_file",
     "join",
+    "log_run",
     "parse_parameters",
     "parse_plan",
     "read_plan",

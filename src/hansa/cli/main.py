@@ -737,6 +737,29 @@ def evaluate(
 
 
 @main.command()
+@click.argument("model", type=EXISTING)
+@click.option("--plan", type=EXISTING, help="The run's plan: its parameters are logged.")
+@click.option("--record", type=EXISTING, help="The member's record: metrics by round are logged where it has them.")
+@click.option("--provenance", type=EXISTING, help="The member's signed statement of provenance.")
+@click.option("--signature", type=EXISTING, help="The OpenSSF signature of the model; its key lies beside it.")
+@click.option("--tracking-uri", metavar="URI", help="Where MLflow tracks; default: what its own settings say.")
+@click.option("--experiment", metavar="NAME", help="MLflow's experiment; default: what its own settings say.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def mlflow(
+    model: Path, plan: Path | None, record: Path | None, provenance: Path | None, signature: Path | None,
+    tracking_uri: str | None, experiment: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Log MODEL to MLflow as a model of XGBoost, with its plan's parameters, metrics by round, signature and provenance."""
+    from hansa.mlflow import check_tracking, log_files
+    from hansa.plan import read_plan
+
+    agreed = None if plan is None else read_plan(plan)
+    check_tracking(tracking_uri, experiment)
+    uri = log_files(model, plan=agreed, record=record, provenance=provenance, signature=signature)
+    click.echo(json.dumps({"model_uri": uri}) if as_json else printable(f"logged as {uri}"))
+
+
+@main.command()
 @click.argument("evidence", type=EXISTING)
 @click.argument("other", type=EXISTING, required=False)
 @click.option("--plan", type=EXISTING, required=True, help="The run's plan.")

@@ -29,6 +29,7 @@ from hansa.console.pages import ACTS, DOWNLOADS, PAGES, Act, Download, Page, api
 from hansa.errors import HansaError, IdentityError
 from hansa.printable import printable, size
 from hansa.version import __version__
+from hansa.views.html import view_html
 
 STATIC = {
     "console.css": "text/css; charset=utf-8",
@@ -366,6 +367,7 @@ def _environment(static: Mapping[str, StaticFile]) -> jinja2.Environment:
     made.filters["size"] = size
     made.filters["lines"] = lambda text: Markup("\n").join(escape(printable(line)) for line in text.split("\n"))
     made.filters["moment"] = _moment
+    made.filters["part"] = lambda view: Markup(view_html(view, "page", view.name, "h2"))
     made.filters["number"] = lambda value: "–" if value is None else f"{value:.5f}"
     return made
 

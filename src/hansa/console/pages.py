@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from hansa.console import consortium, drafts, home, plans, policy, records, runs
+from hansa.console import consortium, data, drafts, home, models, plans, policy, records, runs
 from hansa.console.actions import Done, Form, Offered
 from hansa.console.book import Role
 from hansa.console.member import Asked, Member
@@ -93,8 +93,29 @@ PAGES = (
     Page("/plans/{proposal}", "Plan", plans.plan, plans.PlanView, "plan.html.j2", "hansa plan review"),
     Page("/new-plan", "New plan", drafts.new_plan, drafts.NewPlanView, "new_plan.html.j2", "hansa plan new"),
     Page("/drafts/{draft}", "Draft", drafts.draft_page, drafts.DraftView, "draft.html.j2", "hansa plan show"),
+    Page("/data", "Data", data.data, data.DataView, "data.html.j2", "hansa check", heading="Data"),
+    Page("/data/{place}", "Source", data.source, data.SourceView, "source.html.j2", "hansa schema"),
+    Page("/data/check/{proposal}", "Table and plan", data.check, data.TableFits, "fits.html.j2", "hansa check"),
     Page("/runs", "Runs", runs.runs, runs.RunsView, "runs.html.j2", "hansa runs --all", heading="Runs"),
     Page("/runs/{run}", "Run", runs.run, runs.RunView, "run.html.j2", "hansa watch", live="run_live.html.j2"),
+    Page("/models", "Models", models.models, models.ModelsView, "models.html.j2", "hansa runs --all", heading="Models"),
+    Page("/models/{run}", "Model", models.model, models.ModelView, "model.html.j2", "hansa verify"),
+    Page(
+        "/models/{run}/rows",
+        "Model on own rows",
+        models.on_rows,
+        models.ModelOnRows,
+        "on_rows.html.j2",
+        "hansa evaluate",
+    ),
+    Page(
+        "/models/{run}/against/{against}",
+        "Two models",
+        models.compared,
+        models.ModelsCompared,
+        "compared.html.j2",
+        "hansa evaluate --against",
+    ),
     Page(
         "/records",
         "Records",
@@ -183,6 +204,8 @@ DOWNLOADS = (
     ),
     Download("/records/{run}/report", records.report, "text/html", "hansa audit export"),
     Download("/records/{run}/report-file", records.report_file, "text/html", "hansa audit export"),
+    Download("/models/{run}/file", models.model_file, "application/json", "hansa fetch-model"),
+    Download("/models/{run}/provenance", models.provenance_file, "application/json", "hansa fetch-model"),
     Download("/plans/{proposal}/file", plans.proposal_file, "application/json", "hansa plan approve"),
     Download("/plans/{proposal}/rejections/{member}", plans.rejection_file, "application/json", "hansa plan reject"),
 )

@@ -155,7 +155,7 @@ def waiting_plans(member: Member) -> Iterator[tuple[str, str]]:
 
 def plan(member: Member, asked: Asked) -> PlanView:
     """One proposal. Raises NotThere."""
-    consortium, proposal = _kept(member, asked.get("proposal"))
+    consortium, proposal = kept_proposal(member, asked.get("proposal"))
     folder = member.proposals(consortium)
     listed = next(
         own
@@ -213,7 +213,7 @@ def keep(member: Member, consortium: Consortium, proposal: Proposal, told: str) 
 
 def _bring_rejection(member: Member, content: bytes) -> Done:
     envelope = envelope_of(content, _FILE)
-    consortium, proposal = _kept(member, proposal_digest_of(envelope, _FILE))
+    consortium, proposal = kept_proposal(member, proposal_digest_of(envelope, _FILE))
     rejection = rejection_of(envelope, _FILE, proposal)
     _keep_rejection(member, consortium, proposal, rejection, content)
     digest = proposal.digest.hex()
@@ -234,7 +234,7 @@ def _keep_rejection(
 
 def approve_plan(member: Member, form: Form) -> Done:
     """Sign a proposal for this member, where its policy allows the plan."""
-    consortium, proposal = _kept(member, form.get("proposal"))
+    consortium, proposal = kept_proposal(member, form.get("proposal"))
     name = consortium.identity.name
     broken = [rule for rule in consortium.policy.rules(proposal.plan, name in proposal.plan.parties) if not rule.met]
     if broken:
@@ -252,7 +252,7 @@ def approve_plan(member: Member, form: Form) -> Done:
 
 def reject_plan(member: Member, form: Form) -> Done:
     """Write a signed statement that this member does not approve a proposal; where it had approved, that it takes that back."""
-    consortium, proposal = _kept(member, form.get("proposal"))
+    consortium, proposal = kept_proposal(member, form.get("proposal"))
     reason = form.get("reason").strip()
     if not reason:
         raise PlanError("give a reason, for the others to read")
@@ -268,7 +268,7 @@ def reject_plan(member: Member, form: Form) -> Done:
 
 def give(member: Member, form: Form) -> Done:
     """Give a proposal that all have approved to this member's service."""
-    consortium, proposal = _kept(member, form.get("proposal"))
+    consortium, proposal = kept_proposal(member, form.get("proposal"))
     folder = member.proposals(consortium)
     if rejections := _rejections(folder, proposal):
         who = read_rejection(rejections[0], proposal).member
@@ -281,7 +281,7 @@ def give(member: Member, form: Form) -> Done:
 
 def take_away(member: Member, form: Form) -> Done:
     """Forget a proposal, and its rejections, here. What the service has of it stays."""
-    consortium, proposal = _kept(member, form.get("proposal"))
+    consortium, proposal = kept_proposal(member, form.get("proposal"))
     folder = member.proposals(consortium)
     for path in (*_rejections(folder, proposal), folder / f"{proposal.digest.hex()}.json"):
         path.unlink(missing_ok=True)
@@ -293,14 +293,14 @@ def take_away(member: Member, form: Form) -> Done:
 
 def proposal_file(member: Member, asked: Asked) -> Offered:
     """A proposal with its approvals, to be sent to the others."""
-    _, proposal = _kept(member, asked.get("proposal"))
+    _, proposal = kept_proposal(member, asked.get("proposal"))
     name = f"{proposal.plan.name}-{proposal.digest.hex()[:8]}.json"
     return Offered(name=_plain(name), kind="application/json", content=written(proposal.envelope))
 
 
 def rejection_file(member: Member, asked: Asked) -> Offered:
     """A member's rejection, to be sent to the others."""
-    consortium, proposal = _kept(member, asked.get("proposal"))
+    consortium, proposal = kept_proposal(member, asked.get("proposal"))
     for path in _rejections(member.proposals(consortium), proposal):
         if read_rejection(path, proposal).member == asked.get("member"):
             name = f"{proposal.plan.name}-{proposal.digest.hex()[:8]}-{asked.get('member')}.json"
@@ -316,7 +316,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", name)
 
 
-def _kept(member: Member, digest: str) -> tuple[Consortium, Proposal]:
+def kept_proposal(member: Member, digest: str) -> tuple[Consortium, Proposal]:
     """The proposal of this digest, its signatures checked. Raises NotThere."""
     if _DIGEST.fullmatch(digest):
         for consortium in member.service.consortia:

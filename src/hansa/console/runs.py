@@ -19,6 +19,9 @@ from hansa.files import read_whole
 from hansa.node.record import Failure, Record
 from hansa.service.store import ServiceRun
 from hansa.service.supervisor import EVENTS_FILE
+from hansa.simulation.evaluation import is_higher_better
+from hansa.views.chart import View
+from hansa.views.training import curves_view
 
 LAST_EVENTS = 50
 """Of a run, on its page."""
@@ -116,6 +119,24 @@ def run(member: Member, asked: Asked) -> RunView:
         events=tuple(_shown(event) for event in list(reversed(events))[:LAST_EVENTS]),
         record=record is not None,
     )
+
+
+def curves_of(member: Member, found: ServiceRun) -> tuple[View, ...]:
+    """Learning curves of a run: a view for each metric of the held-out rows."""
+    folder = member.service.runs / found.folder
+    trees = _trees(_record(folder), list(_events(folder / EVENTS_FILE))) if found.folder else ()
+    return curves(trees)
+
+
+def curves(trees: tuple[TreeMetrics, ...]) -> tuple[View, ...]:
+    """A learning curve for each metric."""
+    names = dict.fromkeys(name for each in trees for name in each.metrics)
+    views = []
+    for place, name in enumerate(names):
+        points = [(each.trees, each.metrics.get(name)) for each in trees if name in each.metrics]
+        view = curves_view(name, is_higher_better(name), {f"{name} of held-out rows": points})
+        views.append(msgspec.structs.replace(view, name=f"curves-{place}"))
+    return tuple(views)
 
 
 def _record(folder: Path) -> Record | None:

@@ -15,6 +15,7 @@ from hansa.consortium.policy import PolicyRule
 from hansa.data.columns import each
 from hansa.data.files import is_parquet
 from hansa.data.query import Source
+from hansa.data.schema import Schema
 from hansa.data.source import CheckReport, ColumnSummary, SchemaViolation, check_rows
 from hansa.data.streamed import open_rows
 from hansa.errors import PlanError
@@ -165,16 +166,29 @@ def check_table(
         raise PlanError(
             f"{member_path or plan_path}: no table is named; name one behind the plan, or give --member a file with table or source"
         )
-    report = check_rows(source, plan.schema if member is None else member.schema, label_kind=plan.parameters.label_kind)
-    rules = None if member is None else _rules(member, source, report.ok)
+    found = check_own_table(
+        plan, source, plan.schema if member is None else member.schema, None if member is None else member.by_column
+    )
+    return found if member is None else replace(found, rules=_rules(member, source, found.table.ok))
+
+
+def check_own_table(plan: Plan, source: Source, schema: Schema, by_column: bool | None = None) -> TableCheck:
+    """Check a party's table against a plan, without the party's own conditions.
+
+    Args:
+        schema: the plan's, and the party's own column beside it.
+
+    Raises DataError where the table cannot be read at all.
+    """
+    report = check_rows(source, schema, label_kind=plan.parameters.label_kind)
     memory = memory_of(
         plan,
         report.n_rows,
         lacks=any(feature.missing for feature in report.features),
         parquet=is_parquet(source),
-        by_column=None if member is None else member.by_column,
+        by_column=by_column,
     )
-    return TableCheck(plan, report, sent_under(plan), rules, memory)
+    return TableCheck(plan, report, sent_under(plan), None, memory)
 
 
 def _rules(member: MemberFile, source: Source, readable: bool) -> tuple[PolicyRule, ...]:

@@ -39,16 +39,19 @@ def fetch(service: ServiceFile, run: ServiceRun, save: Path, provenance: Path | 
             rule="only receivers get the model",
         )
     check_outputs({"--save": save, "--provenance": provenance}, {})
-    try:
-        content = read_whole(folder / "model.json", MOST_BYTES)
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{folder / 'model.json'}: the model cannot be read: {error}") from error
-    sha256 = hashlib.sha256(content).hexdigest()
-    if sha256 != run.model_sha256:
-        raise OutputError(
-            f"{folder / 'model.json'}: is not the model of run {run.run} any more; restore it from a back-up"
-        )
+    content = checked_model(folder / "model.json", run)
     write_whole(save, content)
     if provenance is not None:
         write_whole(provenance, read_whole(folder / "provenance.json"), private=False)
-    return Fetched(run=run.run, model=str(save), sha256=sha256)
+    return Fetched(run=run.run, model=str(save), sha256=run.model_sha256)
+
+
+def checked_model(path: Path, run: ServiceRun) -> bytes:
+    """The bytes of a run's model. Raises OutputError where they cannot be read, or are not what the run gave."""
+    try:
+        content = read_whole(path, MOST_BYTES)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path}: the model cannot be read: {error}") from error
+    if hashlib.sha256(content).hexdigest() != run.model_sha256:
+        raise OutputError(f"{path}: is not the model of run {run.run} any more; restore it from a back-up")
+    return content

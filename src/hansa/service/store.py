@@ -139,20 +139,25 @@ class Store:
         with self._transaction() as connection:
             return tuple(_run_of(row.content) for row in connection.execute(query))
 
-    def page(self, first: int, most: int) -> tuple[ServiceRun, ...]:
-        """At most so many, the newest first, behind the newest `first` ones."""
+    def page(self, first: int, most: int, *, models: bool = False) -> tuple[ServiceRun, ...]:
+        """At most so many, the newest first, behind the newest `first` ones; with `models` of those that gave this member one."""
         table = self._runs
-        query = table.select().where(table.c.service == self._service).order_by(table.c.created.desc(), table.c.run)
+        query = table.select().where(self._mine(models)).order_by(table.c.created.desc(), table.c.run)
         with self._transaction() as connection:
             return tuple(_run_of(row.content) for row in connection.execute(query.limit(most).offset(first)))
 
-    def count(self) -> int:
-        """How many runs there are."""
+    def count(self, *, models: bool = False) -> int:
+        """How many runs there are; with `models` how many gave this member one."""
         import sqlalchemy
 
-        mine = self._runs.c.service == self._service
+        mine = self._mine(models)
         with self._transaction() as connection:
             return int(connection.execute(sqlalchemy.select(sqlalchemy.func.count()).where(mine)).scalar_one())
+
+    def _mine(self, models: bool) -> Any:
+        mine = self._runs.c.service == self._service
+        # A quotation mark in a text is escaped in JSON, so only the field itself can look so.
+        return mine & self._runs.c.content.not_like('%"model_sha256": ""%') if models else mine
 
     def named(self, run: str) -> ServiceRun | None:
         """The run of this whole name, if there is one."""

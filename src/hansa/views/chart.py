@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from hansa.printable import printable
+
 
 class Series(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One line: y at each x; None where there is no value."""
@@ -112,7 +114,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 def short_name(name: str, limit: int = 28) -> str:
-    """A name that has room beside an axis."""
+    """A name that has room beside an axis, and is plainly visible."""
+    name = printable(name)
     return name if len(name) <= limit else name[: limit - 1] + "…"
 
 

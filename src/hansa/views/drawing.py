@@ -123,8 +123,8 @@ def _lines(chart: Lines) -> Figure:
         axes.set_ylim(low - pad, high + pad)
     if all(float(x).is_integer() for each in chart.series for x in each.x):
         axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))
-    axes.set_xlabel(chart.x)
-    axes.set_ylabel(chart.y)
+    axes.set_xlabel(short_name(chart.x, 60))
+    axes.set_ylabel(short_name(chart.y, 40))
     axes.tick_params(labelcolor=_MUTED)
     return figure
 
@@ -135,12 +135,20 @@ def _bars(chart: Bars) -> Figure:
     for row, bar in enumerate(chart.bars):
         (patch,) = axes.barh([row], [bar.value], height=0.62, color=_COLOURS[0])
         patch.set_gid(f"bar-{row}")
-        axes.annotate(bar.text, (bar.value, row), (5, 0), textcoords="offset points", va="center", color=_MUTED, size=9)
+        axes.annotate(
+            short_name(bar.text),
+            (bar.value, row),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            color=_MUTED,
+            size=9,
+        )
     axes.set_yticks(range(len(chart.bars)), [short_name(bar.name) for bar in chart.bars])
     axes.set_ylim(len(chart.bars) - 0.4, -0.6)
     axes.set_xlim(0.0, 1.15 * (max(values, default=1.0) or 1.0))
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel(chart.x)
+    axes.set_xlabel(short_name(chart.x, 60))
     return figure
 
 
@@ -171,7 +179,7 @@ def _dots(chart: Dots) -> Figure:
     axes.set_ylim(len(chart.dots) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.08)
-    axes.set_xlabel(chart.x)
+    axes.set_xlabel(short_name(chart.x, 60))
     return figure
 
 
@@ -193,8 +201,8 @@ def _grid(chart: Grid) -> Figure:
     axes.set_xticks(range(n_columns), [short_name(name, 12) for name in chart.columns])
     axes.set_yticks(range(n_rows), [short_name(name, 20) for name in chart.rows])
     axes.grid(visible=False)
-    axes.set_xlabel(chart.x)
-    axes.set_ylabel(chart.y)
+    axes.set_xlabel(short_name(chart.x, 60))
+    axes.set_ylabel(short_name(chart.y, 40))
     return figure
 
 
@@ -220,5 +228,5 @@ def _shapes(chart: Shapes) -> Figure:
     axes.set_ylim(0, 1.05)
     axes.set_yticks([])
     axes.grid(visible=False)
-    axes.set_xlabel(chart.x)
+    axes.set_xlabel(short_name(chart.x, 60))
     return figure

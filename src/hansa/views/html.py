@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
+from hansa.printable import printable
 from hansa.views.chart import View
 from hansa.views.drawing import can_draw, draw
 from hansa.views.palette import LIGHT, Scheme, page_variables
@@ -25,11 +26,16 @@ th:first-child, td:first-child { text-align: left; }
 """
 
 
+def _escape(text: str) -> str:
+    """Text of others for a page: escaped, and what is not plainly visible in it shown as an escape."""
+    return html.escape(printable(text))
+
+
 def html_table(rows: Sequence[Sequence[str]]) -> str:
     """A table of texts, its first row the head, as HTML."""
     head, *body = rows
-    cells = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in head)
-    lines = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>" for row in body)
+    cells = "".join(f'<th scope="col">{_escape(text)}</th>' for text in head)
+    lines = "".join("<tr>" + "".join(f"<td>{_escape(text)}</td>" for text in row) + "</tr>" for row in body)
     return f"<table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table>"
 
 
@@ -38,7 +44,7 @@ def notebook_html(facts: str, views: Iterable[View]) -> str:
     shown = "".join(view_html(view, "light", f"v{place}", "h4") for place, view in enumerate(views))
     # A background of its own: the pictures' colours are those of a light page.
     style = f"background:{LIGHT['surface']};color:{LIGHT['ink']};padding:.5em;max-width:56em"
-    return f'<div style="{style}"><p>{html.escape(facts)}</p>{shown}</div>'
+    return f'<div style="{style}"><p>{_escape(facts)}</p>{shown}</div>'
 
 
 def page_html(title: str, facts: str, views: Iterable[View]) -> str:
@@ -47,8 +53,8 @@ def page_html(title: str, facts: str, views: Iterable[View]) -> str:
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{page_variables()}{_STYLE}</style></head>"
-        f"<body><main><h1>{html.escape(title)}</h1><p>{html.escape(facts)}</p>{shown}</main></body></html>\n"
+        f"<title>{_escape(title)}</title><style>{page_variables()}{_STYLE}</style></head>"
+        f"<body><main><h1>{_escape(title)}</h1><p>{_escape(facts)}</p>{shown}</main></body></html>\n"
     )
 
 
@@ -61,8 +67,8 @@ def view_html(view: View, scheme: Scheme, prefix: str, heading: str) -> str:
     drawn = ""
     if view.chart is not None and can_draw():
         drawn = f"<figure>{draw(view.chart, view.alt, scheme, prefix)}</figure>"
-    note = f'<p class="note">{html.escape(view.note)}</p>' if view.note else ""
-    title = html.escape(view.title)
+    note = f'<p class="note">{_escape(view.note)}</p>' if view.note else ""
+    title = _escape(view.title)
     table = ""
     if view.table:
         table = f'<div class="scroll" role="region" aria-label="{title}" tabindex="0">{html_table(view.table)}</div>'

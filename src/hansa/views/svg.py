@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
+from hansa.printable import printable
 from hansa.views.palette import Scheme, colours_of
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _plain(root: ElementTree.Element, scheme: Scheme, alt: str, prefix: str) -> 
         element.attrib.update(found)
     root.attrib.pop("version", None)
     # What the style element said.
-    root.attrib |= {"role": "img", "aria-label": alt, "font-family": FONTS}
+    root.attrib |= {"role": "img", "aria-label": printable(alt), "font-family": FONTS}
     if scheme != "page":  # it may be a file of its own
         root.set("xmlns", SVG[1:-1])
     root.attrib |= {"stroke-linejoin": "round", "stroke-linecap": "butt"}

@@ -1,0 +1,260 @@
+"""Models that this member received: what training said of them, what they are on this member's own rows, their files, and two compared.
+
+Of rows only sums are shown, and only to this member's own people.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+
+from hansa.console.actions import Offered
+from hansa.console.member import PAGE_ROWS, Asked, Member, NotThere, Paging, first_row
+from hansa.console.runs import curves_of, run_of
+from hansa.consortium.approvals import read_proposal
+from hansa.consortium.provenance import verify_model
+from hansa.errors import HansaError
+from hansa.files import read_whole
+from hansa.plan import Plan
+from hansa.prediction import read_model
+from hansa.service.models import checked_model
+from hansa.service.store import ServiceRun
+from hansa.simulation.evaluation import (
+    Comparison,
+    Evaluation,
+    Question,
+    compare_models,
+    evaluate_model,
+    model_views,
+    question_of,
+)
+from hansa.views.chart import View
+
+MOST_TABLE_BYTES = 2**29
+"""Of a table that a page is made of; larger ones are for the command line."""
+
+THRESHOLDS = tuple(percent / 100 for percent in (5, 10, 20, 30, 40, 50, 60, 70, 80, 90))
+"""That a page offers."""
+
+
+class ModelsView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A page of the runs that gave this member a model, the newest first."""
+
+    runs: tuple[ServiceRun, ...]
+    paging: Paging
+
+
+class ModelView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model.
+
+    Attributes:
+        run: that gave it. objective, rounds, outputs, features: of the model. parties, receivers: of the plan.
+        provenance: what the member's signed statement says, line by line; empty where there is none, or where it does not hold.
+        fault: why the statement does not hold; empty where it does, or where there is none.
+        own_rows: whether this member has a table to hold the model to. others: runs with models of the same kind, to compare.
+        views: learning curves and importance.
+    """
+
+    run: ServiceRun
+    objective: str
+    rounds: int
+    outputs: int
+    features: tuple[str, ...]
+    parties: tuple[str, ...]
+    receivers: tuple[str, ...]
+    provenance: tuple[str, ...]
+    fault: str
+    own_rows: bool
+    others: tuple[ServiceRun, ...]
+    views: tuple[View, ...]
+
+
+class ModelOnRows(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model on this member's own rows.
+
+    Attributes:
+        run: that gave it. found: what it is there. facts: the same in a sentence. thresholds: others to choose. views: part by part.
+    """
+
+    run: ServiceRun
+    found: Evaluation
+    facts: str
+    thresholds: tuple[float, ...]
+    views: tuple[View, ...]
+
+
+class ModelsCompared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Two models on this member's own rows: those of `run` and of `against`, which is the second."""
+
+    run: ServiceRun
+    against: ServiceRun
+    found: Comparison
+    facts: str
+    views: tuple[View, ...]
+
+
+def models(member: Member, asked: Asked) -> ModelsView:
+    """A page of the list."""
+    paging = asked.paging(member.store.count(models=True))
+    return ModelsView(runs=member.store.page(first_row(paging), PAGE_ROWS, models=True), paging=paging)
+
+
+def model(member: Member, asked: Asked) -> ModelView:
+    """One model, and what training said of it. Raises NotThere, OutputError where its file was changed."""
+    run, path = _model_of(member, asked.get("run"))
+    ensemble, plan = read_model(path), _plan_of(member, run)
+    provenance, fault = _provenance(member, run, path)
+    others = (each for each in member.store.page(0, PAGE_ROWS, models=True) if each.run != run.run)
+    return ModelView(
+        run=run,
+        objective=ensemble.objective,
+        rounds=ensemble.rounds,
+        outputs=ensemble.outputs,
+        features=ensemble.feature_names,
+        parties=plan.parties,
+        receivers=plan.receivers,
+        provenance=provenance,
+        fault=fault,
+        own_rows=_table_of(member, plan) is not None,
+        others=tuple(others),
+        views=(*curves_of(member, run), *model_views(ensemble)),
+    )
+
+
+def on_rows(member: Member, asked: Asked) -> ModelOnRows:
+    """One model on this member's own held-out rows. Raises NotThere, DataError where the table does not fit."""
+    run, path = _model_of(member, asked.get("run"))
+    plan, table = _rows_of(member, run)
+    threshold = _threshold(asked.get("threshold"))
+    found = _evaluated(Stamp.of(path), Stamp.of(table), _question(plan, threshold))
+    return ModelOnRows(run=run, found=found, facts=_facts(found), thresholds=THRESHOLDS, views=found.views())
+
+
+def compared(member: Member, asked: Asked) -> ModelsCompared:
+    """Two models on this member's own rows: those that the plan of the first held out. Raises as `on_rows`."""
+    run, path = _model_of(member, asked.get("run"))
+    against, other = _model_of(member, asked.get("against"))
+    plan, table = _rows_of(member, run)
+    found = _compared(Stamp.of(path), Stamp.of(other), Stamp.of(table), _question(plan, 0.5))
+    return ModelsCompared(run=run, against=against, found=found, facts=found.facts(), views=found.views())
+
+
+def model_file(member: Member, asked: Asked) -> Offered:
+    """The model, as XGBoost reads it."""
+    run, path = _model_of(member, asked.get("run"))
+    return Offered(name=f"model-{run.run}.json", kind="application/json", content=read_whole(path))
+
+
+def provenance_file(member: Member, asked: Asked) -> Offered:
+    """The statement on where the model comes from, which this member signed."""
+    run, path = _model_of(member, asked.get("run"))
+    statement = path.with_name("provenance.json")
+    if not statement.is_file():
+        raise NotThere(f"run {run.run} has no statement of provenance at this member")
+    return Offered(name=f"provenance-{run.run}.json", kind="application/json", content=read_whole(statement))
+
+
+# What they are made of
+
+
+class Stamp(msgspec.Struct, frozen=True):
+    """A file as it is now: what was found of it counts until it changes."""
+
+    path: str
+    bytes: int
+    changed: int
+
+    @classmethod
+    def of(cls, path: Path) -> Stamp:
+        """That of a file. Raises NotThere."""
+        try:
+            now = path.stat()
+        except OSError:
+            raise NotThere(f"{path.name} is not there any more") from None
+        return cls(str(path), now.st_size, now.st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A question that is told apart by its plan's digest and its threshold."""
+
+    plan: bytes
+    threshold: float
+    question: Question = field(compare=False)
+
+
+@functools.lru_cache(maxsize=16)
+def _evaluated(model: Stamp, table: Stamp, known: _Known) -> Evaluation:
+    return evaluate_model(read_model(Path(model.path)), table.path, known.question)
+
+
+@functools.lru_cache(maxsize=16)
+def _compared(first: Stamp, second: Stamp, table: Stamp, known: _Known) -> Comparison:
+    models = read_model(Path(first.path)), read_model(Path(second.path))
+    return compare_models(*models, (table.path, table.path), known.question)
+
+
+def _model_of(member: Member, name: str) -> tuple[ServiceRun, Path]:
+    """A run and its model's file, which is what the run gave. Raises NotThere, OutputError."""
+    run = run_of(member, name)
+    if not run.model_sha256:
+        raise NotThere(f"run {run.run} gave this member no model: it is {run.state}")
+    path = member.service.runs / run.folder / "model.json"
+    checked_model(path, run)
+    return run, path
+
+
+def _plan_of(member: Member, run: ServiceRun) -> Plan:
+    consortium = member.service.consortium(run.consortium)
+    return read_proposal(member.service.runs / run.folder / "plan.json", consortium.members).plan
+
+
+def _provenance(member: Member, run: ServiceRun, path: Path) -> tuple[tuple[str, ...], str]:
+    """What the member's own statement says, and why it does not hold."""
+    statement = path.with_name("provenance.json")
+    if not statement.is_file():
+        return (), ""
+    try:
+        found = verify_model(path, [statement], member.service.consortium(run.consortium).members)
+    except HansaError as error:
+        return (), str(error)
+    return tuple(found.lines()), ""
+
+
+def _table_of(member: Member, plan: Plan) -> Path | None:
+    """This member's table for a plan; None where it has none that is a file."""
+    source = member.service.source_of(plan)
+    if source is None or source.table is None or member.name not in plan.parties:
+        return None
+    return member.service.path.parent.absolute() / source.table
+
+
+def _rows_of(member: Member, run: ServiceRun) -> tuple[Plan, Path]:
+    plan = _plan_of(member, run)
+    table = _table_of(member, plan)
+    if table is None:
+        raise NotThere(f"this member has no table that is a file for plan {plan.name!r}; use `hansa evaluate`")
+    if not table.is_file() or table.stat().st_size > MOST_TABLE_BYTES:
+        raise NotThere(f"{table.name} is no single file of at most {MOST_TABLE_BYTES:,} bytes; use `hansa evaluate`")
+    return plan, table
+
+
+def _question(plan: Plan, threshold: float) -> _Known:
+    """Rows that the plan held out, or all where it held none out."""
+    asked = question_of(None, None, plan, decimal=".", base_margin=(), threshold=threshold, bins=10)
+    return _Known(plan.digest(), threshold, asked if plan.evaluation_fraction else replace(asked, plan=None))
+
+
+def _threshold(text: str) -> float:
+    try:
+        return min(max(float(text or "0.5"), 0.0), 1.0)
+    except ValueError:
+        return 0.5
+
+
+def _facts(found: Evaluation) -> str:
+    trained = "" if found.held_out else ". The plan held no rows out: the model was trained on these, which flatters it"
+    return found.facts() + trained

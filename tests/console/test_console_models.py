@@ -1,0 +1,205 @@
+"""Models and Data: what a member's people see of the models that it received and of its own tables; sums, never a row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import hansa as library
+from hansa.views.palette import DARK, LIGHT, SERIES
+from made_console import Desk, send
+from made_consortium import FEATURES, PLAN, cells, hansa, make_consortium, write_table
+from made_services import approved
+
+HELD_OUT = PLAN + "\n[evaluation]\nfraction = 0.3\n"
+HOSTILE = '<script>alert("x")</script>'
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A consortium, a plan that all approved, and two models of its rows."""
+    folder = make_consortium(tmp_path_factory.mktemp("consortium"))
+    write_table(folder / "aurora.csv", cells(300, 5))
+    approved(folder, HELD_OUT)
+    parties = {name: pd.read_csv(folder / f"{name}.csv")[[*FEATURES, "fault"]] for name in ("aurora", "borealis")}
+    for rounds in (1, 6):
+        model = library.fit(parties, label="fault", rounds=rounds, max_depth=2, alone=False, progress=False).model
+        model.save(folder / f"model{rounds}.json")
+    return folder
+
+
+@pytest.fixture
+def desk(folder: Path, tmp_path: Path) -> Desk:
+    """A console whose service finished two runs."""
+    made = Desk(folder, state=str(tmp_path / "state"))
+    for run, rounds in (("a1b2", 6), ("c3d4", 1)):
+        own = made.member.service.runs / run
+        own.mkdir(parents=True)
+        shutil.copy(folder / "approved.json", own / "plan.json")
+        shutil.copy(folder / f"model{rounds}.json", own / "model.json")
+        sha256 = hashlib.sha256((own / "model.json").read_bytes()).hexdigest()
+        made.put(run=run, state="finished", folder=run, trees=rounds, model_sha256=sha256, consortium="")
+        lines = [
+            {"event": "tree", "trees": k, "rounds": 6, "metrics": {"logloss": 1 / k}} for k in range(1, rounds + 1)
+        ]
+        (own / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    made.put(run="e5f6", state="failed", text='"model_sha256": "" is not there')
+    return made
+
+
+def test_the_list_has_the_runs_that_gave_a_model(desk: Desk):
+    client = desk.signed_in("viewer")
+    shown = client.get("/api/models").json()
+    assert {run["run"] for run in shown["runs"]} == {"a1b2", "c3d4"}
+    assert shown["paging"]["rows"] == 2
+    page = client.get("/models").text
+    assert "a1b2" in page
+    assert "e5f6" not in page
+    assert "None yet" in Desk(desk.member.service.path.parent, "borealis").signed_in("viewer").get("/models").text
+
+
+def test_a_model_shows_its_curves_and_what_it_looks_at(desk: Desk, folder: Path):
+    client = desk.signed_in("viewer")
+    shown = client.get("/api/models/a1b2").json()
+    assert (shown["objective"], shown["rounds"], shown["own_rows"]) == ("binary:logistic", 6, True)
+    assert [each["run"] for each in shown["others"]] == ["c3d4"]
+    views = {view["name"]: view for view in shown["views"]}
+    assert views["curves-0"]["chart"]["series"][0]["y"] == [1 / k for k in range(1, 7)]
+    gains = library.Model.load(folder / "model6.json").importance("total_gain")
+    largest = max(gains, key=gains.get)
+    assert views["importance"]["chart"]["bars"][0]["name"] == largest
+    page = client.get("/models/a1b2").text
+    assert page.count("<svg") == 2
+    assert f"{100 * gains[largest] / sum(gains.values()):.2f}" in page
+    assert "Save the model" in page
+
+
+def test_a_page_with_pictures_passes_the_strict_policy(desk: Desk):
+    client = desk.signed_in("viewer")
+    for path in ("/models/a1b2", "/models/a1b2/rows", "/models/a1b2/against/c3d4", "/data/1"):
+        answer = client.get(path)
+        assert answer.status_code == 200, (path, answer.text)
+        assert "<svg" in answer.text, path
+        policy = answer.headers["content-security-policy"]
+        assert "unsafe" not in policy
+        assert not re.search(r"\sstyle=|<style|javascript:|\son\w+=", answer.text), path
+        assert not re.search(r'(?:src|href)="(?:https?:)?//', answer.text), path
+        ids = re.findall(r'\bid="([^"]+)"', answer.text)
+        assert len(ids) == len(set(ids)), path
+        assert all(f'aria-label="{name}"' not in answer.text for name in ("", " ")), path
+        assert len(answer.content) < 300_000, path
+
+
+def test_on_own_rows_it_is_what_the_command_says(desk: Desk, folder: Path):
+    client = desk.signed_in("viewer")
+    shown = client.get("/api/models/a1b2/rows?threshold=0.3").json()
+    (folder / "held.toml").write_text(HELD_OUT)
+    given = (
+        folder / "model6.json",
+        folder / "aurora.csv",
+        "--plan",
+        folder / "held.toml",
+        "--threshold",
+        "0.3",
+        "--json",
+    )
+    assert shown["found"] == json.loads(hansa("evaluate", *given).stdout)
+    assert shown["found"]["held_out"]
+    assert 0 < shown["found"]["rows"] < 150
+    page = client.get("/models/a1b2/rows?threshold=0.3").text
+    assert "<option selected>0.3</option>" in page
+    assert f"<td>{shown['found']['metrics']['auc']:.4f}</td>" in page
+    assert client.get("/api/models/a1b2/rows?threshold=x").json()["found"]["confusion"]["threshold"] == 0.5
+
+
+def test_two_models_are_compared_on_own_rows(desk: Desk):
+    shown = desk.signed_in("viewer").get("/api/models/a1b2/against/c3d4").json()
+    assert shown["found"]["first"]["rounds"] == 6
+    assert shown["found"]["second"]["rounds"] == 1
+    assert shown["found"]["first_loss"] < shown["found"]["second_loss"]
+
+
+def test_files_are_saved_and_a_changed_model_is_not_shown(desk: Desk, folder: Path):
+    client = desk.signed_in("viewer")
+    answer = client.get("/models/a1b2/file")
+    assert answer.content == (folder / "model6.json").read_bytes()
+    assert "attachment" in answer.headers["content-disposition"]
+    assert client.get("/models/a1b2/provenance").status_code == 404
+    assert client.get("/models/e5f6").status_code == 404
+    assert client.get("/models/nothing").status_code == 404
+    path = desk.member.service.runs / "a1b2" / "model.json"
+    path.write_bytes(path.read_bytes().replace(b"load", b"lood", 1))
+    for page in ("/models/a1b2", "/models/a1b2/rows", "/models/a1b2/file"):
+        refused = client.get(page)
+        assert refused.status_code == 422, page
+        assert "is not the model of run a1b2 any more; restore it from a back-up" in refused.text
+
+
+def test_a_member_without_a_table_is_told_so(folder: Path, desk: Desk, tmp_path: Path):
+    bare = Desk(folder, state=str(desk.member.service.state), sources=None)
+    client = bare.signed_in("viewer", "someone")
+    assert client.get("/api/models/a1b2").json()["own_rows"] is False
+    refused = client.get("/models/a1b2/rows")
+    assert refused.status_code == 404
+    assert "this member has no table that is a file for plan" in refused.text
+    assert "None: this member" in client.get("/data").text
+
+
+def test_data_shows_columns_and_never_a_row(desk: Desk, folder: Path):
+    client = desk.signed_in("viewer")
+    shown = client.get("/api/data").json()
+    assert [(each["kind"], each["name"]) for each in shown["sources"]] == [("table", "aurora.csv")]
+    table = pd.read_csv(folder / "aurora.csv")
+    found = client.get("/api/data/1").json()
+    assert found["rows"] == len(table)
+    columns = {each["name"]: each for each in found["columns"]}
+    assert columns["rsrp"]["missing"] == int(table["rsrp"].isna().sum())
+    assert columns["alarms"]["distinct"] == 4
+    assert columns["load"]["mean"] == pytest.approx(table["load"].mean(), rel=1e-5)
+    page = client.get("/data/1").text
+    exact = {f"{value:.7g}" for value in table["load"]} - {f"{table['load'].min():.6g}", f"{table['load'].max():.6g}"}
+    assert not [value for value in exact if len(value) > 8 and value in page]
+    assert client.get("/data/2").status_code == 404
+    assert client.get("/data/%2e%2e").status_code == 404
+
+
+def test_a_table_is_checked_against_a_plan_that_was_brought(desk: Desk, folder: Path, tmp_path: Path):
+    client = desk.signed_in("officer")
+    answer = send(client, "/plans/bring", file=(folder / "approved.json").read_bytes())
+    assert answer.status_code == 303, answer.text
+    (plan,) = client.get("/api/data").json()["plans"]
+    found = client.get(f"/api/data/check/{plan['proposal']}").json()
+    assert found["report"]["ok"]
+    assert found["report"]["rows"] == 300
+    assert "The table fits the plan." in client.get(f"/data/check/{plan['proposal']}").text
+    write_table(tmp_path / "broken.csv", {**cells(40, 1), "fault": [2] * 40})
+    broken = Desk(folder, state=str(desk.member.service.state), sources=[{"table": str(tmp_path / "broken.csv")}])
+    page = broken.signed_in("viewer", "someone").get(f"/data/check/{plan['proposal']}").text
+    assert "The table does not fit the plan." in page
+    assert "fault" in page
+    assert client.get(f"/data/check/{'0' * 64}").status_code == 404
+
+
+def test_names_with_markup_are_texts(folder: Path, tmp_path: Path):
+    write_table(
+        tmp_path / "hostile.csv", {HOSTILE: [float(k % 50) for k in range(300)], "vendor\u202e": [HOSTILE] * 300}
+    )
+    desk = Desk(folder, state=str(tmp_path / "state"), sources=[{"table": str(tmp_path / "hostile.csv")}])
+    page = desk.signed_in("viewer").get("/data/1").text
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert" in page
+    assert "\u202e" not in page
+
+
+def test_the_colours_of_pictures_are_those_of_the_palette():
+    css = (Path(library.__file__).parent / "console" / "static" / "console.css").read_text(encoding="utf-8")
+    light, dark = css[css.index("/* Pictures") :].split("@media (prefers-color-scheme: dark)")
+    for text, colours in ((light, LIGHT), (dark, DARK)):
+        for name in (*SERIES, "ink"):
+            assert f"--{name}: {colours[name]};" in text
