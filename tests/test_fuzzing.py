@@ -107,6 +107,7 @@ OUR_OWN = {
         "data.source.load_doubles",
         "data.source.read_rows",
         "data.streamed.open_rows",
+        "engines.shard.ShardSource.open",
         "fit.read_parties",
         "simulation.tables.read_table",
         "simulation.training.Training.read_like",
@@ -133,6 +134,7 @@ OUR_OWN = {
     "no bytes: whether something was opened": ("roles.auditing.LogExchange.opened",),
     "code that the plan names by its hash, and that is compared with it before it is run": (
         "node.functions.read_functions",
+        "node.functions.read_metric",
     ),
     "a stream of TLS, whose bytes OpenSSL reads": (
         "transport.frames.Stream.read",
@@ -156,6 +158,7 @@ NOT_FROM_OTHERS = {
     "service.store": "runs that the service on this machine wrote into its database",
     "service.supervisor": "events of a process that this process started, and its record",
     "simulation.pooled_xgboost": "the answer of a process that this process started",
+    "mlflow": "the record and the statement that the run on this machine wrote",
     "cli.consortium": "certificates of a consortium's file, which is read before",
     "console.consortium": "certificates of a members file, which is read before",
     "console.policy": "the service's own file, as this process is about to write it",

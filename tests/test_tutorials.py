@@ -51,6 +51,7 @@ FILES = {
     "how-to/deploy.md",
     "how-to/a-process-died.md",
     "how-to/run-a-service.md",
+    "how-to/use-the-console.md",
 }
 """Pages whose blocks are files and commands of members that are not there. `test_docs` reads those of the first."""
 

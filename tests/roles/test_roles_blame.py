@@ -45,6 +45,7 @@ OF_THE_CALLER = {
     ("summed/verified_counts.py", "_check_signature"),
     ("summed/verified_counts.py", "check_evidence"),
     ("summed/checkpoints.py", "agree"),
+    ("summed/checkpoints.py", "left_out"),
     ("summed/checkpoints.py", "check_signatures"),
     ("summed/levels.py", "dictionary_of"),
     ("summed/levels.py", "check_levels"),
