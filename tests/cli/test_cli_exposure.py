@@ -150,6 +150,7 @@ def variants() -> list[Plan]:
             parameters=replace(plan.parameters, objective="reg:squarederror"),
             coopetitive=replace(plan.coopetitive, label_range=(0.0, 1.0)),
         ),
+        replace(plan, evaluation_fraction=0.25, release=replace(plan.release, metric="logloss", at_most=0.5)),
     ]
 
 
@@ -163,6 +164,8 @@ def test_openings_are_those_of_the_plan():
     assert shown[5] - shown[4] == {("evaluation", "improved")}
     assert shown[6] - shown[4] == {("evaluation", "has_value")}
     assert shown[7] - first == {("base_score", "spread_exponent")}
+    assert shown[8] - first == {("evaluation", "reached")}
+    assert not first - shown[8]
     assert set().union(*shown) == {(o.module, o.function) for o in OPENINGS if not o.masked}
     assert openings_under(parse_plan(PLAN)) == ()
 

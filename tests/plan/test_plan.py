@@ -882,6 +882,14 @@ def test_every_key_is_listed():
         replace(PLAN, parameters=squares, custom_objective=CustomObjective("0" * 64, 1.0, 1.0)),
         replace(PLAN, evaluation_fraction=0.2, custom_metric=CustomMetric("0" * 64, "cost", 1.0)),
         replace(PLAN, folds=5, on_dropout="abort"),
+        replace(
+            PLAN,
+            parties=("a", "b", "c"),
+            receivers=("a",),
+            minimum_parties=2,
+            on_dropout="continue",
+            continue_after_s=60.0,
+        ),
         *(
             replace(PLAN, evaluation_fraction=0.5, parameters=measured, release=Release(metric="auc", **bound))
             for measured in [replace(PLAN.parameters, eval_metric=("auc",))]
@@ -919,6 +927,7 @@ def test_every_key_is_listed():
         "release",
         "start_model",
         "on_dropout",
+        "continue_after_s",
     }
 
 

@@ -200,7 +200,7 @@ class SurvivingParty:
         if claim is None:
             raise self._broken(f"run {message.run.hex()[:8]} is to go on, of which this party has no state")
         if len(claims) != len(message.claims) or self._name not in claims:
-            raise self._broken(f"claims came of {sorted(claims)[:8]}; expected one of each member")
+            raise self._broken(f"claims came of {sorted(claims)[:8]}; expected those of all members, once each")
         with blaming(self._plan.aggregator):
             known = self._journal.remaining or self._plan.parties
             self.left_out = left_out(self._plan, tuple(claims), known)
