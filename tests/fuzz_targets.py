@@ -942,13 +942,17 @@ TARGETS = (
         "rejections and withdrawals",
         resigned(lambda path: read_rejection(path, proposal()), "borealis", "rejection.json"),
         lambda: [payload_of(reject(proposal(), identity("borealis"), "no"))],
-        ("consortium.approvals.read_rejection", "consortium.approvals.proposal_digest_of"),
+        (
+            "consortium.approvals.read_rejection",
+            "consortium.approvals.rejection_of",
+            "consortium.approvals.proposal_digest_of",
+        ),
     ),
     Target(
         "statements in a folder",
         listed,
         lambda: [written(proposal().envelope), reject(proposal(), identity("borealis"), "no")],
-        ("node.proposals.list_proposals", "node.proposals.withdrawals"),
+        ("node.proposals.list_proposals", "node.proposals.withdrawals", "node.proposals.kind_of"),
     ),
     Target(
         "kinds of statements in a folder",

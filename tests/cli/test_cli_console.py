@@ -101,6 +101,15 @@ def test_a_console_over_a_network_needs_tls_and_accounts(
     assert_refused(hansa("console", file, *given), words)
 
 
+def test_missing_packages_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    file = write_service(folder, "aurora", 7465)
+    monkeypatch.setitem(sys.modules, "hansa.console.server", None)
+    monkeypatch.setitem(sys.modules, "hansa.console.accounts", None)
+    assert_refused(hansa("console", file), "pip install 'hansa[console]'")
+    given = ("--role", "viewer", "--service", file)
+    assert_refused(hansa("account", "set", "anna", *given), "pip install 'hansa[console]'")
+
+
 def test_an_address_that_cannot_be_taken_is_told(folder: Path, tmp_path: Path):
     file = write_service(folder, "aurora", 7465, state=str(tmp_path / "state"))
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -297,7 +297,7 @@ def test_two_hundred_streams_are_served_and_make_each_text_once():
         async with anyio.create_task_group() as group:
             for got in found:
                 group.start_soon(read, streams, got)
-        assert streams.open == 0
+        assert streams.count == 0
         assert not streams.full
         return found
 

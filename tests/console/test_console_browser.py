@@ -34,6 +34,9 @@ from waiting import HANG_S
 CHROMIUM = shutil.which("chromium") or ""
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
 
+COLD_S = 3 * HANG_S
+"""Seconds that a run may take, whose kernels may have to be compiled first."""
+
 SEEN = PLAN.replace("rounds = 3", "rounds = 20").replace("[privacy]", "[evaluation]\nfraction = 0.25\n\n[privacy]")
 """A plan whose run tells metrics."""
 
@@ -190,12 +193,12 @@ def _whole(chromium: Any, consoles: dict[str, ConsoleProcess], folder: Path, pro
     for person in (aurora, borealis):
         person.page.get_by_role("link", name="Runs").click()
         person.page.get_by_role("table").get_by_role("link").first.click()
-        person.page.locator(".state.finished").wait_for()
+        person.page.locator(".state.finished").wait_for(timeout=COLD_S * 1000)
         person.sees("20 of at most 20 rounds")
         person.sees("Model's SHA-256")
     hub.page.get_by_role("link", name="Runs").click()
     hub.page.get_by_role("table").get_by_role("link").first.click()
-    hub.page.locator(".state.finished").wait_for()
+    hub.page.locator(".state.finished").wait_for(timeout=COLD_S * 1000)
     hub.sees("Metrics of held-out rows, tree by tree")
 
     # The model: where it comes from, and what it is on this member's own rows.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +64,8 @@ def console(
     On the machine itself it prints a link that signs in an operator, once; accounts sign in by name and password. Over a network it
     asks for TLS and for accounts.
     """
-    from hansa.console.server import Listening, listening, serve
+    with _needing_packages():
+        from hansa.console.server import Listening, listening, serve
 
     where = _where(listen)
     host, port = where
@@ -102,9 +105,11 @@ def account() -> None:
 @click.option("--password-file", type=EXISTING, help="File of mode 0600 with the password; default: a prompt.")
 def set_(name: str, service_file: Path, role: str, password_file: Path | None) -> None:
     """Make the account NAME, or give it another role and password. Sessions that it has end."""
-    from hansa.console.accounts import account_of
-    from hansa.console.book import ROLES
     from hansa.node.config import read_password
+
+    with _needing_packages():
+        from hansa.console.accounts import account_of
+        from hansa.console.book import ROLES
 
     if password_file is not None:
         password = read_password(password_file, "the account's password")
@@ -158,6 +163,18 @@ def actions_(service_file: Path, as_json: bool) -> None:
             f"{book.path}: action {broken} was altered, or one before it was taken out; compare with a copy",
             rule="actions are only added",
         )
+
+
+@contextlib.contextmanager
+def _needing_packages() -> Iterator[None]:
+    """Say what is to be installed where the console's packages are not. Raises HansaError."""
+    try:
+        yield
+    except ImportError as error:
+        raise HansaError(
+            f"the console needs more packages ({error}): pip install 'hansa[console]'",
+            cure="pip install 'hansa[console]'",
+        ) from None
 
 
 def _book(service_file: Path) -> Book:

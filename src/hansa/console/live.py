@@ -46,14 +46,14 @@ class Streams:
         self._shown: dict[str, _Shown] = {}
 
     @property
-    def open(self) -> int:
+    def count(self) -> int:
         """How many there are."""
         return sum(shown.streams for shown in self._shown.values())
 
     @property
     def full(self) -> bool:
         """Whether no more are taken."""
-        return self.open >= MOST_STREAMS
+        return self.count >= MOST_STREAMS
 
     async def stream(self, name: str, make: Callable[[], str], stands: Callable[[], bool]) -> AsyncIterator[bytes]:
         """Events of one stream, until its session is over.
