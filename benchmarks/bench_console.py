@@ -28,8 +28,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 from rich.table import Table
 
+import hansa
 from benchmarks.machine import console as terminal
 from benchmarks.machine import described
 from hansa.console.accounts import account_of
@@ -41,7 +43,7 @@ from hansa.consortium.identity import create_identity, load_identity, save_ident
 from hansa.consortium.members import members_of
 from hansa.consortium.versions import found, signed, write_consortium
 from hansa.plan import parse_plan
-from hansa.service.config import read_service_file
+from hansa.service.config import ServiceFile, read_service_file
 from hansa.service.inbox import submit
 from hansa.service.store import ServiceRun, Store
 from hansa.toml import write_toml
@@ -207,6 +209,7 @@ def fill(folder: Path, runs: int) -> list[tuple[str, str]]:
             RunOver(at=now(), run=run.id, epoch=0, state="finished", transcript={}),
         )  # fmt: skip
     log.close()
+    put_models(folder, service, store)
     return [
         ("home", "/"),
         ("consortium", "/consortium"),
@@ -214,6 +217,12 @@ def fill(folder: Path, runs: int) -> list[tuple[str, str]]:
         ("new-plan", "/new-plan"),
         ("runs", "/runs"),
         ("run", f"/runs/{last.run}"),
+        ("models", "/models"),
+        ("model", "/models/model-60"),
+        ("model-on-rows", "/models/model-60/rows"),
+        ("two-models", "/models/model-60/against/model-5"),
+        ("data", "/data"),
+        ("source", "/data/1"),
         ("records", "/records"),
         ("record", f"/records/{before.run}"),
         ("actions", "/actions"),
@@ -221,12 +230,41 @@ def fill(folder: Path, runs: int) -> list[tuple[str, str]]:
     ]
 
 
+def put_models(folder: Path, service: ServiceFile, store: Store) -> None:
+    """Two finished runs that gave aurora a model of the rows of both."""
+    columns = {name: np.loadtxt(folder / f"{name}.csv", delimiter=",", skiprows=1) for name in PARTIES}
+    parties = {
+        name: (dict(zip(FEATURES, own[:, :-1].T.astype(np.float32), strict=True)), own[:, -1].astype(int))
+        for name, own in columns.items()
+    }
+    frames = {name: (pyarrow.table(features), labels) for name, (features, labels) in parties.items()}
+    for rounds in (5, 60):
+        own = service.runs / f"model-{rounds}"
+        own.mkdir(parents=True)
+        plan = proposal_file(folder, f"cells-{rounds}", "federated", rounds, *PARTIES)
+        shutil.copy(plan, own / "plan.json")
+        run = hansa.fit(frames, rounds=rounds, max_depth=3, evaluation_fraction=0.2, alone=False, progress=False)
+        run.model.save(own / "model.json")
+        values = run.history["logloss"]
+        events = (
+            {"event": "tree", "trees": k, "rounds": rounds, "metrics": {"logloss": v}} for k, v in enumerate(values, 1)
+        )
+        (own / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+        sha256 = hashlib.sha256((own / "model.json").read_bytes()).hexdigest()
+        moment = f"2026-12-01T10:{rounds:02}:00.000Z"
+        store.put(
+            ServiceRun(run=own.name, plan=f"cells-{rounds}", mode="federated", state="finished", folder=own.name,
+                       trees=rounds, rounds=rounds, text="the run is over", created=moment, updated=moment,
+                       model_sha256=sha256, id=sha256)
+        )  # fmt: skip
+
+
 def measure_pages(runs: int, pictures: Path | None) -> None:
     from playwright.sync_api import sync_playwright
 
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
-        make(folder, 400)
+        make(folder, 1500)
         for member in MEMBERS:
             write_service(folder, member, 7465)
         pages = fill(folder, runs)

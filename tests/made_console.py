@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from hansa.console.app import Console
 from hansa.console.book import Book, Role
 from hansa.console.live import Streams
 from hansa.console.member import Member
-from hansa.service.config import read_service_file
+from hansa.service.config import ServiceFile, read_service_file
 from hansa.service.store import ServiceRun, Store
 from made_services import write_service
 
@@ -89,6 +92,21 @@ def put_many(store: Store, runs: Iterable[ServiceRun]) -> None:
     ]
     with store._transaction() as connection:
         connection.execute(store._runs.insert(), rows)
+
+
+def put_model(store: Store, service: ServiceFile, approved: Path, model: Path, run: ServiceRun) -> None:
+    """A finished run that gave this member a model, with its plan and its learning curve; in the database and in its folder."""
+    own = service.runs / run.run
+    own.mkdir(parents=True, exist_ok=True)
+    shutil.copy(approved, own / "plan.json")
+    shutil.copy(model, own / "model.json")
+    sha256 = hashlib.sha256(model.read_bytes()).hexdigest()
+    store.put(msgspec.structs.replace(run, state="finished", folder=run.run, model_sha256=sha256))
+    lines = (
+        {"event": "tree", "trees": tree, "rounds": run.rounds, "metrics": {"logloss": 1 / tree}}
+        for tree in range(1, run.trees + 1)
+    )
+    (own / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def csrf(client: TestClient, page: str = "/") -> str:

@@ -164,6 +164,7 @@ NOT_FROM_OTHERS = {
     "console.policy": "the service's own file, as this process is about to write it",
     "console.records": "comparisons that this console wrote",
     "console.runs": "events and records that the service on this machine wrote",
+    "mlflow": "a record that this member's own process wrote",
     "plan.rules": "rounds a number, and reads no bytes",
     "transport.credentials": "certificates of the members file, which is read before",
     "transport.tcp": "what this machine's kernel says of a connection",

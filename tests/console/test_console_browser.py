@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
+import hansa
 from hansa.console.accounts import account_of
 from hansa.console.book import Book, Role
 from hansa.consortium.approvals import propose, write_proposal
@@ -24,9 +26,9 @@ from hansa.consortium.versions import read_pinned
 from hansa.plan import parse_plan
 from hansa.service.config import read_service_file
 from hansa.service.store import ServiceRun, Store
-from made_console import PASSWORD, Desk, put_many, send
+from made_console import PASSWORD, Desk, put_many, put_model, send
 from made_consortium import HUB, PLAN, make_consortium
-from made_services import Services, write_service
+from made_services import Services, approved, write_service
 from waiting import HANG_S
 
 CHROMIUM = shutil.which("chromium") or ""
@@ -199,6 +201,19 @@ def _whole(chromium: Any, consoles: dict[str, ConsoleProcess], folder: Path, pro
     hub.page.locator(".state.finished").wait_for(timeout=COLD_S * 1000)
     hub.sees("Metrics of held-out rows, tree by tree")
 
+    # The model: where it comes from, and what it is on this member's own rows.
+    aurora.page.get_by_role("link", name="Models").click()
+    aurora.page.get_by_role("table").get_by_role("link").first.click()
+    aurora.sees("aurora vouches for it")
+    aurora.sees("What the model looks at")
+    model = aurora.save("Save the model", folder / "aurora-model.json")
+    assert hansa.Model.load(model).rounds == 20
+    aurora.page.get_by_role("link", name="Hold it to my own rows").click()
+    aurora.sees("Rows by label and predicted class")
+    aurora.page.get_by_role("link", name="Data").click()
+    aurora.page.get_by_role("link", name="aurora.csv").click()
+    aurora.sees("No row is shown")
+
     # Records: a signed report of one is compared at the other.
     for person in (aurora, borealis):
         person.page.get_by_role("link", name="Records").click()
@@ -256,7 +271,22 @@ def fill(folder: Path, file: Path) -> list[str]:
     answer = send(client, "/plans/bring", (folder / "p.json").read_bytes())
     given = {"name": "cells", "source": "0", "label": "fault", "mode": "federated", "hub": HUB, "rounds": "50"}
     assert send(client, "/new-plan/write", objective="binary:logistic", **given).status_code == 303
-    return [*PATHS, f"/runs/{998:016x}", answer.headers["location"]]
+    put_models(folder, desk)
+    plan = answer.headers["location"]
+    models = ("/models", "/models/m6", "/models/m6/rows", "/models/m6/against/m1")
+    data = ("/data", "/data/1", plan.replace("/plans/", "/data/check/"))
+    return [*PATHS, f"/runs/{998:016x}", plan, *models, *data]
+
+
+def put_models(folder: Path, desk: Desk) -> None:
+    """Two runs that gave models."""
+    parties = {name: pd.read_csv(folder / f"{name}.csv") for name in ("aurora", "borealis")}
+    whole = approved(folder, PLAN + "\n[evaluation]\nfraction = 0.3\n")
+    for rounds in (1, 6):
+        path = folder / f"model{rounds}.json"
+        hansa.fit(parties, label="fault", rounds=rounds, max_depth=2, alone=False, progress=False).model.save(path)
+        run = ServiceRun(run=f"m{rounds}", plan="cells", mode="federated", trees=rounds, rounds=6)
+        put_model(desk.member.store, desk.member.service, whole, path, run)
 
 
 LOOKS = [

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import hansa as library
+from hansa.service.store import ServiceRun
 from hansa.views.palette import DARK, LIGHT, SERIES
-from made_console import Desk, send
+from made_console import Desk, put_model, send
 from made_consortium import FEATURES, PLAN, cells, hansa, make_consortium, write_table
 from made_services import approved
 
@@ -39,16 +38,10 @@ def desk(folder: Path, tmp_path: Path) -> Desk:
     """A console whose service finished two runs."""
     made = Desk(folder, state=str(tmp_path / "state"))
     for run, rounds in (("a1b2", 6), ("c3d4", 1)):
-        own = made.member.service.runs / run
-        own.mkdir(parents=True)
-        shutil.copy(folder / "approved.json", own / "plan.json")
-        shutil.copy(folder / f"model{rounds}.json", own / "model.json")
-        sha256 = hashlib.sha256((own / "model.json").read_bytes()).hexdigest()
-        made.put(run=run, state="finished", folder=run, trees=rounds, model_sha256=sha256, consortium="")
-        lines = [
-            {"event": "tree", "trees": k, "rounds": 6, "metrics": {"logloss": 1 / k}} for k in range(1, rounds + 1)
-        ]
-        (own / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        shown = ServiceRun(run=run, plan="cells", mode="federated", trees=rounds, rounds=6)
+        put_model(
+            made.member.store, made.member.service, folder / "approved.json", folder / f"model{rounds}.json", shown
+        )
     made.put(run="e5f6", state="failed", text='"model_sha256": "" is not there')
     return made
 

@@ -566,7 +566,7 @@ def _calibration_views(found: Sequence[Evaluation], names: Sequence[str]) -> lis
     views = []
     for place, first in enumerate(found[0].calibration):
         own = [each.calibration[place] for each in found if place < len(each.calibration)]
-        what = f"share of {first.of}" if first.of else "mean label"
+        what = f"share of class {first.of}" if first.of else "mean label"
         series = tuple(
             Series(
                 name=name,
@@ -586,7 +586,9 @@ def _calibration_views(found: Sequence[Evaluation], names: Sequence[str]) -> lis
                 name="calibration" if len(found[0].calibration) == 1 else f"calibration-{place}",
                 title=f"Calibration: {what}",
                 note=f"Of rows with like predictions, what was found; on the diagonal both agree. Mean distance: {errors}.",
-                table=(("model", "prediction", "rows", "mean prediction", what), *rows),
+                table=tuple(
+                    row[len(own) == 1 :] for row in (("model", "prediction", "rows", "mean prediction", what), *rows)
+                ),
                 chart=Lines(x="mean prediction", y=what, series=series, diagonal=True),
                 alt=f"Calibration curve: {what} against mean prediction in {len(rows) // len(own)} bins; "
                 f"mean distance from the diagonal {errors}",

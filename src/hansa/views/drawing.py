@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from hansa.errors import HansaError
@@ -61,8 +62,9 @@ def check_drawing() -> None:
         raise HansaError("pictures need matplotlib: pip install 'hansa[views]'", cure="pip install 'hansa[views]'")
 
 
+@functools.lru_cache(maxsize=256)
 def draw(chart: Chart, alt: str, scheme: Scheme = "page", prefix: str = "") -> str:
-    """A chart as SVG; see `svg_of`. Raises HansaError where matplotlib is not installed."""
+    """A chart as SVG, see `svg_of`; the same one is drawn once. Raises HansaError where matplotlib is not installed."""
     check_drawing()
     import matplotlib
 
