@@ -158,7 +158,6 @@ NOT_FROM_OTHERS = {
     "service.store": "runs that the service on this machine wrote into its database",
     "service.supervisor": "events of a process that this process started, and its record",
     "simulation.pooled_xgboost": "the answer of a process that this process started",
-    "mlflow": "the record and the statement that the run on this machine wrote",
     "cli.consortium": "certificates of a consortium's file, which is read before",
     "console.consortium": "certificates of a members file, which is read before",
     "console.policy": "the service's own file, as this process is about to write it",
