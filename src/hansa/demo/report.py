@@ -116,9 +116,7 @@ _STATISTICS = (
     "For each tree, the sums that set the gradient scale, and label counts",
     "Histograms of scores per class, from which metrics are computed",
 )
-_BROADCAST = SentMessage(
-    "Downwards: cut points, base score, each split and leaf of the growing model, metrics", "every member"
-)
+_BROADCAST = SentMessage("Downwards: cut points, base score, each split and leaf of the growing model", "every member")
 _ROW_COUNT = SentMessage("The number of its rows", "every member")
 
 SENT: Mapping[str, tuple[SentMessage, ...]] = {
