@@ -205,7 +205,6 @@ class Run:
         together = {name: member.together for name, member in self.members.items() if member.together}
         metric = next(iter(next(iter(together.values()))), "") if together else ""
         alone = {name: self.members[name].alone.get(metric) for name in together}
-        coopetitive = self.plan.coopetitive
         return (
             parties,
             *training_views(
@@ -213,7 +212,7 @@ class Run:
                 alone,
                 {self.plan.mode: {name: values.get(metric) for name, values in together.items()}},
                 self.history,
-                () if coopetitive is None else coopetitive.steps,
+                self.plan.opened_steps,
             ),
             *model_views(self.model.ensemble),
         )

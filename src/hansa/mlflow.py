@@ -58,7 +58,7 @@ def log_run(run: Run, *, name: str = "model") -> str:
     >>> hansa.log_run(run)  # doctest: +SKIP
     'models:/m-4b1c...'
     """
-    steps = () if run.plan.coopetitive is None else run.plan.coopetitive.steps
+    steps = run.plan.opened_steps
     history: dict[str, list[tuple[int, float | None]]] = {}
     for metric, values in run.history.items():
         rounds = steps if len(steps) >= len(values) else range(1, len(values) + 1)

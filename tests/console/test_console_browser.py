@@ -373,12 +373,14 @@ def test_a_page_is_used_by_keyboard_alone(filled: tuple[ConsoleProcess, list[str
         for _ in range(12):
             person.page.keyboard.press("Tab")
             names.append(person.page.evaluate("document.activeElement.textContent").strip())
-        assert names[:8] == [
+        assert names[:10] == [
             "Skip to the content",
             "Home",
             "Consortium",
             "Plans",
+            "Data",
             "Runs",
+            "Models",
             "Records",
             "Settings",
             "Sign out",

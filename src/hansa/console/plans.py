@@ -76,7 +76,7 @@ LEARNS: dict[str, tuple[Learnt, ...]] = {
     COOPETITIVE: (
         ("aggregator or hub", "sizes and timing"),
         ("party or server", "sizes and timing, and the openings"),
-        ("everybody", f"{_ALL}, metrics of the plan"),
+        ("everybody", f"{_ALL}, the plan's metrics or bit"),
         ("at the end", "only receivers can open the model"),
         ("how", "replicated secret sharing, three servers"),
     ),

@@ -474,6 +474,14 @@ class Plan:
         return (*self.parameters.metrics, *own)
 
     @property
+    def opened_steps(self) -> tuple[int, ...]:
+        """Rounds after which a coopetitive plan has the metrics of held-out rows opened; () in the other modes, where all are told."""
+        if self.coopetitive is None or not self.evaluation_fraction:
+            return ()
+        last = () if self.release.metric else (self.parameters.rounds,)
+        return self.coopetitive.steps or last
+
+    @property
     def maximizes(self) -> bool:
         """Whether a greater value of the last metric is better."""
         own = self.custom_metric

@@ -334,7 +334,7 @@ def simulate(train: Table, test: Table, settings: SimulationSettings, report: On
         warnings=(*warnings_of(train, test), *([refusal] if refusal else []), *too_few_rows(plan, train)),
         model_sha256=hashlib.sha256(model).hexdigest(),
     )
-    return Simulation(summary, model, together.history, () if plan.coopetitive is None else plan.coopetitive.steps)
+    return Simulation(summary, model, together.history, plan.opened_steps)
 
 
 def refusal_of_members(plan: Plan, parts: Mapping[str, Table]) -> str | None:

@@ -468,10 +468,7 @@ class TrainingStart:
 
     def evaluated_after(self, rounds: int) -> bool:
         """Whether the plan has the metrics opened after so many rounds."""
-        if self.plan.evaluation_fraction == 0:
-            return False
-        last = () if self.plan.release.metric else (self.settings.rounds,)
-        return rounds in (coopetitive(self.plan).steps or last)
+        return rounds in self.plan.opened_steps
 
     def message(self) -> TrainingSetup:
         """What servers tell owners and receivers."""
