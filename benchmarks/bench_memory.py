@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -57,19 +58,19 @@ def plan_of(n_features: int, max_bin: int, trees: int, mode: str) -> Plan:
     return replace(plan, receivers=(plan.aggregator,))
 
 
-def peak_of(folder: Path, plan: Plan, by_column: bool) -> dict[str, Any]:
-    """Run all members' processes in a folder with the parties' tables; the peak of the party with many rows, in bytes."""
+def run_members(
+    folder: Path, plan: Plan, keys_of: Callable[[str], str], held: Callable[[int], int]
+) -> tuple[int, float]:
+    """Run all members' processes in a folder with `NAME.toml.made` files; the most that the big party held, in bytes, and seconds.
+
+    Args:
+        keys_of: what a member's file says beside. held: process id of the big party -> bytes that it holds.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     for name in plan.members:
-        path = folder / f"{name}.toml"
         text = (folder / f"{name}.toml.made").read_text().replace("127.0.0.1:0", f"127.0.0.1:{port}")
-        if name in plan.parties:
-            text += f'table = "{name}.parquet"\nledger = "{name}-{by_column}-ledger.jsonl"\nwait_s = 7200\n'
-            text += f"by_column = {str(by_column and name == BIG).lower()}\n"
-        else:
-            text += "wait_s = 7200\n"
-        path.write_text(text)
+        (folder / f"{name}.toml").write_text(f"{text}wait_s = 7200\n{keys_of(name)}")
     began, peak = time.perf_counter(), 0
     with ExitStack() as stack:
         processes = {
@@ -84,14 +85,26 @@ def peak_of(folder: Path, plan: Plan, by_column: bool) -> dict[str, Any]:
             for name in plan.members
         }
         while processes[BIG].poll() is None:
-            peak = max(peak, high_water(processes[BIG].pid))
+            peak = max(peak, held(processes[BIG].pid))
             time.sleep(LOOK_S)
             failed = [name for name, process in processes.items() if process.poll() not in (None, 0)]
             if failed:
                 for process in processes.values():
                     process.kill()
                 raise SystemExit(f"{failed[0]}: {processes[failed[0]].communicate()[1][-2000:]}")
-    seconds = time.perf_counter() - began
+    return peak, time.perf_counter() - began
+
+
+def peak_of(folder: Path, plan: Plan, by_column: bool) -> dict[str, Any]:
+    """Run all members' processes in a folder with the parties' tables; the peak of the party with many rows, in bytes."""
+
+    def keys_of(name: str) -> str:
+        if name not in plan.parties:
+            return ""
+        ledger = f'ledger = "{name}-{by_column}-ledger.jsonl"\n'
+        return f'table = "{name}.parquet"\n{ledger}by_column = {str(by_column and name == BIG).lower()}\n'
+
+    peak, seconds = run_members(folder, plan, keys_of, high_water)
     model = (folder / f"{plan.aggregator}-model.json").read_bytes()
     return {"peak": peak, "seconds": seconds, "model_sha256": hashlib.sha256(model).hexdigest()}
 

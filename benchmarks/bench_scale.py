@@ -14,12 +14,10 @@ import argparse
 import hashlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +25,8 @@ import numpy as np
 import psutil
 from rich.table import Table
 
-from benchmarks.bench_memory import BIG, FEATURES, MAX_BIN, plan_of, write_rows
+from benchmarks.bench_memory import BIG, FEATURES, LOOK_S, MAX_BIN, plan_of, run_members, write_rows
 from benchmarks.machine import console, described, machine
-from hansa.node.run import command_of
 from hansa.plan import Plan
 from hansa.simulation.processes import write_consortium
 
@@ -37,7 +34,6 @@ ROWS, TREES, FILES = 20_000_000, 3, 8
 QUICK_ROWS = 200_000
 WAYS = ("in memory", "by column", "ray 1", "ray 2", "ray 4", "xgboost")
 PROJECTED_ROWS, PROJECTED_FEATURES, PROJECTED_CORES = 1_000_000_000, 50, 128
-LOOK_S = 0.1
 
 EXTERNAL = """
 import json, sys, time
@@ -93,50 +89,23 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
 
 def hold(folder: Path, plan: Plan, way: str, threads: int) -> dict[str, Any]:
     """Run all members with the big party's rows held in one way; its peak in bytes, and the run's seconds."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    for name in plan.members:
-        path = folder / f"{name}.toml"
-        text = (folder / f"{name}.toml.made").read_text().replace(
-            "127.0.0.1:0", f"127.0.0.1:{port}"
-        ) + "wait_s = 7200\n"
-        if name == BIG:
-            text += f'table = "big"\nthreads = {threads}\n'
-            if way.startswith("ray"):
-                workers = int(way.split()[1])
-                text += f'engine = {{ kind = "ray", address = "local", workers = {workers}, threads = 1 }}\n'
-            else:
-                text += f"by_column = {str(way == 'by column').lower()}\n"
-        elif name in plan.parties:
-            text += f'table = "{name}.parquet"\n'
-        path.write_text(text)
-    began, peak = time.perf_counter(), 0
-    with ExitStack() as stack:
-        processes = {
-            name: stack.enter_context(
-                subprocess.Popen(
-                    [sys.executable, "-m", "hansa", command_of(plan, name), str(folder / f"{name}.toml")],
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
-            for name in plan.members
-        }
-        watched = psutil.Process(processes[BIG].pid)
-        while processes[BIG].poll() is None:
-            peak = max(peak, resident(watched))
-            time.sleep(LOOK_S)
-            failed = [name for name, process in processes.items() if process.poll() not in (None, 0)]
-            if failed:
-                for process in processes.values():
-                    process.kill()
-                raise SystemExit(f"{failed[0]}: {processes[failed[0]].communicate()[1][-2000:]}")
+
+    def keys_of(name: str) -> str:
+        if name not in plan.parties:
+            return ""
+        if name != BIG:
+            return f'table = "{name}.parquet"\n'
+        given = f'table = "big"\nthreads = {threads}\n'
+        if not way.startswith("ray"):
+            return f"{given}by_column = {str(way == 'by column').lower()}\n"
+        return f'{given}engine = {{ kind = "ray", address = "local", workers = {way.split()[1]}, threads = 1 }}\n'
+
+    peak, seconds = run_members(folder, plan, keys_of, lambda pid: resident(psutil.Process(pid)))
     record = json.loads((folder / f"{plan.aggregator}-record.json").read_text())["seconds"]
     model = (folder / f"{plan.aggregator}-model.json").read_bytes()
     return {
         "peak": peak,
-        "seconds": time.perf_counter() - began,
+        "seconds": seconds,
         "training": record["training"],
         "model_sha256": hashlib.sha256(model).hexdigest(),
     }
