@@ -27,15 +27,19 @@ START_S = 300.0
 """Seconds that the cluster may take to find room for all workers."""
 
 
-def connect(settings: EngineSettings) -> Any:
-    """The module `ray`, connected to the cluster. Raises PlanError: it is not installed, not there, or open to its network."""
+def connect(settings: EngineSettings) -> tuple[Any, bool]:
+    """The module `ray`, connected to the cluster, and whether it was not before.
+
+    Raises PlanError: it is not installed, not there, or open to its network.
+    """
     try:
         ray: Any = importlib.import_module("ray")
     except ImportError as error:
         raise PlanError(
             "engine.kind is 'ray', and Ray is not installed; install hansa[ray]", cure="install hansa[ray]"
         ) from error
-    if not ray.is_initialized():
+    ours = not ray.is_initialized()
+    if ours:
         local = settings.address == "local"
         try:
             ray.init(
@@ -50,11 +54,11 @@ def connect(settings: EngineSettings) -> Any:
                 'or say address = "local" for one on this host that ends with the run',
                 cure="start a Ray cluster",
             ) from error
-    _check_cluster(ray)
-    return ray
+    _check_cluster(ray, ours)
+    return ray, ours
 
 
-def _check_cluster(ray: Any) -> None:
+def _check_cluster(ray: Any, ours: bool) -> None:
     """Refuse a cluster of several hosts whose connections are not protected."""
     hosts = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     if len(hosts) <= 1:
@@ -65,7 +69,8 @@ def _check_cluster(ray: Any) -> None:
     if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         lacking.append("a token (RAY_AUTH_MODE=token)")
     if lacking:
-        ray.shutdown()
+        if ours:
+            ray.shutdown()
         raise PlanError(
             f"the Ray cluster has {len(hosts)} hosts, and rows would cross its network without {' and without '.join(lacking)}; start "
             "every node, and this member, with both",
@@ -114,10 +119,10 @@ class RayWorkers:
     """
 
     def __init__(self, settings: EngineSettings, sources: Sequence[ShardSource]) -> None:
-        ray = self._ray = connect(settings)
+        ray, self._ours = connect(settings)
+        self._ray = ray
         placing: Any = importlib.import_module("ray.util.placement_group")
         strategies: Any = importlib.import_module("ray.util.scheduling_strategies")
-        self._settings = settings
         self._sources = list(sources)
         memory = {} if settings.memory_bytes is None else {"memory": settings.memory_bytes}
         self._placing = placing
@@ -173,7 +178,8 @@ class RayWorkers:
         if self._group is not None:
             self._placing.remove_placement_group(self._group)
             self._group = None
-        if self._settings.address == "local":
+        if self._ours:  # a caller that uses Ray itself goes on with it
+            self._ours = False
             self._ray.shutdown()
 
     def _get(self, calls: Any) -> Any:

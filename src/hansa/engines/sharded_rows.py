@@ -293,12 +293,6 @@ class ShardedRows:
     def set_leaves(self, values: npt.NDArray[np.float32]) -> None:
         self._change("set_leaves", values.copy())
 
-    def checksum(self) -> int:
-        return hash(tuple(self._each("checksum")))
-
-    def close(self) -> None:
-        self._workers.close()
-
 
 def added(answers: Sequence[Any]) -> Any:
     """The sum of arrays, or of tuples of arrays and None, item by item."""

@@ -73,7 +73,6 @@ class PartyRows(Protocol):
     5. A call is answered whole or raises; after an error nothing more is asked. `DoesNotFit` says that what was told does not fit
        these rows, without a word of any row; `RowsLost` that rows cannot be read any more; other `HansaError`s are this party's own.
     6. A state that was lost may be made anew from the source by the same calls: nothing in it is random.
-    7. `close` frees everything; it may come at any time, more than once.
     """
 
     @property
@@ -152,12 +151,6 @@ class PartyRows(Protocol):
 
     def set_leaves(self, values: npt.NDArray[np.float32]) -> None:
         """The leaves of the tree have these values, float32 (leaves,)."""
-
-    def checksum(self) -> int:
-        """Of all rows as they are held now: the same of the same rows in the same order, whoever holds them."""
-
-    def close(self) -> None:
-        """Let everything go. Safe to call twice."""
 
 
 HoldRows = Callable[[Plan, str, Columns | None, WorkerPool, Functions, bool], PartyRows]

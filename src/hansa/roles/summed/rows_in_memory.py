@@ -415,6 +415,7 @@ class RowsInMemory:
             margins[first:end] += values[self._leaf_of[first:end].astype(np.int64)]
 
     def checksum(self) -> int:
+        """Of all rows as they are held now, in their order: who reads the same rows again finds the same."""
         held: list[npt.NDArray[Any] | None] = [self._held_bits, self._hashes]
         if self._rows is not None:
             held += [self._labels, self._weights, self._base_margin]
@@ -426,8 +427,3 @@ class RowsInMemory:
             if array is not None:
                 found = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data, found)
         return found
-
-    def close(self) -> None:
-        if self._rows is not None:
-            self._rows.close()
-            self._rows = None
