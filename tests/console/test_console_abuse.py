@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import anyio
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hansa.console import accounts
 from hansa.console.accounts import IDLE_S, LONGEST_S, TRIES, TRIES_S, Sessions, account_of
 from hansa.console.app import STATIC
 from hansa.console.book import Book
@@ -325,7 +328,7 @@ def test_streams_above_the_limit_are_refused(desk: Desk, monkeypatch: pytest.Mon
 def test_sessions_are_bounded_and_the_oldest_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("hansa.console.accounts.MOST_SESSIONS", 3)
     sessions = Sessions(Book(tmp_path))
-    cookies = [sessions.enter(sessions.new_link()) for _ in range(5)]
+    cookies = [sessions.enter(sessions.new_link(), "") for _ in range(5)]
     assert [sessions.find(cookie) is not None for cookie in cookies] == [False, False, True, True, True]
 
 
@@ -353,3 +356,40 @@ def test_ten_thousand_runs_are_shown_page_by_page_in_flat_memory(desk: Desk):
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 30_000
     assert client.get("/api/runs?page=201").json()["paging"]["rows"] == 10_001
+
+
+def test_who_tries_without_end_is_not_looked_at_and_fills_no_disk(desk: Desk):
+    """Of an address that failed too often nothing is written down, by link or by password."""
+    client = desk.client()
+    for number in range(30):
+        client.get(f"/enter?token=wrong-{number}")
+        answer = client.post("/sign-in", data={"name": f"nobody-{number}", "password": "x"})
+    assert answer.status_code == 403
+    assert "too many wrong passwords" in answer.text
+    assert desk.member.book.count_actions() == TRIES
+
+
+def test_passwords_are_looked_at_one_after_another(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    """Argon2 takes 64 MiB a look: many at once are not let in, and of one address no more than are allowed to fail."""
+    at_once, most = 0, 0
+
+    def slow(hashed: str, password: str) -> bool:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        time.sleep(0.02)
+        at_once -= 1
+        return False
+
+    monkeypatch.setattr(accounts, "_fits", slow)
+
+    def attempt(number: int) -> str:
+        with pytest.raises(IdentityError) as caught:
+            desk.sessions.sign_in(f"nobody-{number}", "x", "10.0.0.9")
+        return type(caught.value).__name__
+
+    with ThreadPoolExecutor(16) as pool:
+        kinds = list(pool.map(attempt, range(32)))
+    assert most == 1
+    assert kinds.count("IdentityError") == TRIES
+    assert kinds.count("TooManyTries") == 32 - TRIES

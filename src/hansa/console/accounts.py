@@ -37,9 +37,16 @@ LINK = "link"
 TRIES, TRIES_S = 5, 60.0
 """Wrong passwords of one account, and of one address, in so many seconds; more are refused without a look."""
 
+LOOK_S = 2.0
+"""Seconds that a sign-in waits for those before it."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
 _NOBODY = "$argon2id$v=19$m=65536,t=3,p=4$c29tZXNhbHRzb21lc2FsdA$eZ1Lm3hcVvWYLz2MIlqVcLHKEm1FMHzMjl1SkqGm5Zc"
 """A hash that no password has: a name that is not there takes as long as a wrong password."""
+
+
+class TooManyTries(IdentityError):
+    """Somebody tries too often, and was not looked at. Nothing is written down of it: it would fill the disk for whoever wants to."""
 
 
 @dataclass
@@ -98,6 +105,7 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
         self._link = ""
+        self._looking = threading.Lock()
         self.tries = Tries(clock)
 
     def new_link(self) -> str:
@@ -106,28 +114,44 @@ class Sessions:
         self._link = _digest(token)
         return token
 
-    def enter(self, token: str) -> str:
-        """The cookie of a new session, for the link's token. Raises IdentityError where it was used, or is another's."""
+    def enter(self, token: str, address: str) -> str:
+        """The cookie of a new session, for the link's token.
+
+        Raises IdentityError where it was used, or is another's; TooManyTries.
+        """
+        if self.tries.blocked(f"address {address}"):
+            raise TooManyTries(f"too many wrong links; wait {TRIES_S:.0f} seconds")
         with self._lock:
             right = bool(self._link) and secrets.compare_digest(_digest(token), self._link)
             if right:
                 self._link = ""
         if not right:
+            self.tries.failed(f"address {address}")
             raise IdentityError(
                 "this link was used before, or is none of this console; start the console again for a new one"
             )
         return self._begin(LINK, "operator", None)
 
     def sign_in(self, name: str, password: str, address: str) -> str:
-        """The cookie of a new session. Raises IdentityError where name and password do not fit, or too many were tried."""
-        if self.tries.blocked(f"account {name[:100]}") or self.tries.blocked(f"address {address}"):
-            raise IdentityError(f"too many wrong passwords; wait {TRIES_S:.0f} seconds")
-        account = self._book.account(name)
-        right = _fits(_NOBODY if account is None else account.hashed, password)
-        if account is None or not right:
-            self.tries.failed(f"account {name[:100]}")
-            self.tries.failed(f"address {address}")
-            raise IdentityError("name and password do not fit")
+        """The cookie of a new session.
+
+        Passwords are looked at one after another: each look takes much memory, and what fails counts before the next one begins.
+
+        Raises IdentityError where name and password do not fit; TooManyTries.
+        """
+        if not self._looking.acquire(timeout=LOOK_S):
+            raise TooManyTries("many sign in at this moment; try again")
+        try:
+            if self.tries.blocked(f"account {name[:100]}") or self.tries.blocked(f"address {address}"):
+                raise TooManyTries(f"too many wrong passwords; wait {TRIES_S:.0f} seconds")
+            account = self._book.account(name)
+            right = _fits(_NOBODY if account is None else account.hashed, password)
+            if account is None or not right:
+                self.tries.failed(f"account {name[:100]}")
+                self.tries.failed(f"address {address}")
+                raise IdentityError("name and password do not fit")
+        finally:
+            self._looking.release()
         return self._begin(account.name, account.role, account)
 
     def find(self, cookie: str) -> Session | None:

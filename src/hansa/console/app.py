@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from hansa.console.accounts import Session, Sessions
+from hansa.console.accounts import Session, Sessions, TooManyTries
 from hansa.console.actions import Form
 from hansa.console.guard import Guard
 from hansa.console.live import Streams
@@ -122,9 +122,10 @@ class Console:
         if request.method != "GET":
             return await self._nothing(request, HansaError())
         try:
-            cookie = self.sessions.enter(request.query_params.get("token", ""))
+            cookie = self.sessions.enter(request.query_params.get("token", ""), _address(request))
         except IdentityError as error:
-            await run_in_threadpool(self.member.book.note, "", "enter", "", str(error), done=False)
+            if not isinstance(error, TooManyTries):
+                await run_in_threadpool(self.member.book.note, "", "enter", "", str(error), done=False)
             return self._render("sign_in.html.j2", None, status=403, title="Sign in", told=str(error))
         await run_in_threadpool(
             self.member.book.note, "link", "enter", "", "signed in by the link of the start", done=True
@@ -136,12 +137,13 @@ class Console:
             return self._render("sign_in.html.j2", None, title="Sign in", told="")
         form = await _form_of(request)
         name, password = form.get("name"), form.get("password")
-        address = request.client.host if request.client else ""
+        address = _address(request)
         note = self.member.book.note
         try:
             cookie = await run_in_threadpool(self.sessions.sign_in, name, password, address)
         except IdentityError as error:
-            await run_in_threadpool(note, name, "sign-in", "", f"{error} (from {address})", done=False)
+            if not isinstance(error, TooManyTries):
+                await run_in_threadpool(note, name, "sign-in", "", f"{error} (from {address})", done=False)
             if _wants_json(request):
                 return _json({"error": str(error)}, 403)
             return self._render("sign_in.html.j2", None, status=403, title="Sign in", told=str(error))
@@ -206,7 +208,9 @@ class Console:
             def make() -> str:
                 return self._templates.get_template(page.live).render(view=page.view(self.member, asked))
 
-            events = self.streams.stream(request.url.path, make, lambda: self.sessions.stands(session))
+            events = self.streams.stream(
+                f"{request.url.path}?{request.url.query}", make, lambda: self.sessions.stands(session)
+            )
             return StreamingResponse(
                 events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
             )
@@ -310,6 +314,10 @@ class Console:
         }
         text = self._templates.get_template(template).render(**whole | values)
         return Response(text, status, media_type="text/html")
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 def _asked(request: Request) -> Asked:

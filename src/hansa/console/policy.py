@@ -7,6 +7,7 @@ the service's own file, in place of its table of the policy, and all else in tha
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -245,8 +246,6 @@ def with_table(text: str, table: str, policy: Policy) -> str:
 
 def _check_saved(member: Member, consortium: Consortium, policy: Policy, text: str) -> None:
     """Raise OutputError unless a file's text says the same as the service's file, but for this policy."""
-    import tomllib
-
     path = member.service.path
     try:
         read = decode(tomllib.loads(text), ServiceDocument, path.name, PlanError, {})
