@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from forked import forking
 from postgresql import postgresql
 
 __all__ = ["postgresql"]
@@ -30,3 +31,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: Sequence[pytest.
     } and not config.option.ignore
     if whole and (missing := SLOW_CASES - found):
         raise pytest.UsageError(f"tests/slow_cases.txt: no such case: {', '.join(sorted(missing))}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forked_processes() -> Iterator[None]:
+    with forking():
+        yield

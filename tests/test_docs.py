@@ -391,7 +391,11 @@ def test_no_step_of_the_path_of_a_label_climbs_back_up():
 
 def test_the_path_of_a_label_begins_at_the_library_and_at_the_command_and_ends_at_the_model():
     files = [file for _, file, _ in path_of_a_label()]
-    assert [file for depth, file, _ in path_of_a_label() if depth == 0] == ["fit.py", "cli/main.py", "node/run.py"]
+    assert [file for depth, file, _ in path_of_a_label() if depth == 0] == [
+        "library/fit.py",
+        "cli/main.py",
+        "node/run.py",
+    ]
     assert {"model.py", "node/model_file.py", "trees/xgboost_json.py"} <= set(files)
 
 
@@ -700,9 +704,10 @@ def test_the_gate_checks_and_tests():
 
 
 WITH_EXAMPLES = (
-    *("describe", "drift", "data.description", "data.drift", "evaluate", "simulation.evaluation"),
-    *("fit", "cross_validation", "simulation.cross_validation", "tuning", "simulation.tuning"),
-    *("model", "estimators", "node.in_process", "data.schema", "data.source"),
+    *("library.describe", "library.drift", "data.description", "data.drift", "library.evaluate"),
+    *("library.fit", "library.cross_validation", "library.tuning", "library.estimators"),
+    *("simulation.evaluation", "simulation.cross_validation", "simulation.tuning"),
+    *("model", "node.in_process", "data.schema", "data.source"),
     *(
         "trees.ensemble",
         "trees.parameters",

@@ -18,7 +18,7 @@ from msgspec import UNSET
 from hansa.consortium.model_signature import key_file
 from hansa.errors import DataError, HansaError, PlanError
 from hansa.files import read_whole
-from hansa.fit import Run
+from hansa.library.fit import Run
 from hansa.model import Model
 from hansa.node.record import Record
 from hansa.plan import Plan

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hansa.cli.main import main
 from hansa.cli.option_types import Names, Objective, Range, RisingNumbers, Setting
 from hansa.plan import MODES, SERVER_LINKS
-from hansa.trees.ensemble import OBJECTIVES
+from hansa.trees.losses import OBJECTIVES
 from made_consortium import hansa, write_table
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -16,13 +19,20 @@ class Ended:
     """A process that has ended."""
 
     def __init__(self, status: int) -> None:
-        self.returncode = status
+        self.exitcode = status
 
-    def poll(self) -> int:
-        return self.returncode
+    def terminate(self) -> None:
+        pass
 
-    def wait(self, timeout: float | None = None) -> int:
-        return self.returncode
+    def join(self, timeout: float | None = None) -> None:
+        pass
+
+
+def print_no_event(arguments: tuple[str, ...], output: Connection, errors: Path) -> None:
+    """Instead of a member's command."""
+    errors.touch()
+    os.write(output.fileno(), b"no event\n")
+    time.sleep(60)
 
 
 def failed(monkeypatch, told: dict[str, Failed]) -> HansaError:
@@ -58,11 +68,7 @@ def test_where_all_follow_the_first_by_name_is_shown(monkeypatch):
 
 
 def test_a_process_that_writes_something_else_than_events_ends_the_run(tmp_path: Path, monkeypatch):
-    fake = tmp_path / "hansa"
-    fake.mkdir()
-    (fake / "__init__.py").touch()
-    (fake / "__main__.py").write_text("print('no event', flush=True)\nimport time\ntime.sleep(60)\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(processes, "_run_command", print_no_event)
     with Processes() as run:
         run.start("party", "aurora", tmp_path)
         with pytest.raises(HansaError, match=r"'aurora' ended with status .*: wrote what is no line of `--json`"):

@@ -13,10 +13,9 @@ from hypothesis.extra import numpy as hnp
 
 import naive_trees as naive
 from hansa.errors import HansaError
-from hansa.trees.losses import LEAST_POWER, LOSSES, MOST_POWER, is_exponential, is_quantile
+from hansa.trees.losses import LEAST_POWER, LEAST_SHIFTED, LOSSES, MOST_POWER, is_exponential, is_quantile
 from hansa.trees.objective import (
     LEAST_HESSIAN,
-    LEAST_SHIFTED,
     Scales,
     bits_of_count,
     check_margins,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from hansa.data.parts import is_pattern
-from hansa.trees.ensemble import OBJECTIVES
+from hansa.trees.losses import OBJECTIVES
 from hansa.trees.parameters import REFUSED_OBJECTIVES
 
 if TYPE_CHECKING:

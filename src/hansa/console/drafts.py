@@ -20,7 +20,7 @@ from hansa.files import make_folder, read_text, write_whole
 from hansa.node.plan_draft import Roles, draft
 from hansa.node.schema_proposal import propose_schema
 from hansa.plan import MODES, parse_plan
-from hansa.trees.ensemble import OBJECTIVES
+from hansa.trees.losses import OBJECTIVES
 
 MOST_DRAFTS = 100
 MOST_TEXT = 5 * 2**20

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import os
 import queue
+import runpy
 import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 
@@ -29,6 +34,8 @@ from hansa.simulation.tables import Table, write_party_table
 from hansa.toml import write_toml
 
 POLL_S = 0.2
+PRELOADED = ("hansa.cli.main", "hansa.node.run", "numba.np.arraymath")
+"""What every member's command imports. It is imported once, in the process that all members' processes are forked from."""
 
 
 def write_consortium(
@@ -84,48 +91,50 @@ def _free_addresses(count: int) -> list[str]:
         return [f"127.0.0.1:{each.getsockname()[1]}" for each in taken]
 
 
+def preload() -> None:
+    """Begin to import what every member needs, in a process of its own, and come back at once."""
+    multiprocessing.set_forkserver_preload([*PRELOADED])
+    forkserver.ensure_running()
+
+
 class Processes:
     """The members' processes; left alone they are all stopped on exit, whatever happened."""
 
     def __init__(self) -> None:
-        self._processes: dict[str, subprocess.Popen[str]] = {}
-        self._errors: dict[str, IO[str]] = {}
+        self._processes: dict[str, ForkServerProcess] = {}
+        self._errors: dict[str, Path] = {}
         self._told: dict[str, Failed] = {}
         self.events: queue.Queue[tuple[str, Event | Ended]] = queue.Queue()
+        self._context = multiprocessing.get_context("forkserver")
+        preload()
 
     def __enter__(self) -> Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
         for process in self._processes.values():
-            if process.poll() is None:
-                process.terminate()
+            process.terminate()
         for process in self._processes.values():
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
+            process.join(5)
+            if process.exitcode is None:
                 process.kill()
-                process.wait()
-        for stream in self._errors.values():
-            stream.close()
+                process.join()
 
     def start(self, command: str, name: str, folder: Path) -> None:
         """Start `hansa COMMAND NAME.toml --json`."""
-        errors = (folder / f"{name}.log").open("w+", encoding="utf-8")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "hansa", command, str(folder / f"{name}.toml"), "--json"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
+        errors = self._errors[name] = folder / f"{name}.log"
+        lines, writer = self._context.Pipe(duplex=False)
+        arguments = ("hansa", command, str(folder / f"{name}.toml"), "--json")
+        process = self._processes[name] = self._context.Process(
+            target=_run_command, args=(arguments, writer, errors), name=name, daemon=True
         )
-        self._processes[name] = process
-        self._errors[name] = errors
-        threading.Thread(target=self._read, args=(name, process), daemon=True).start()
+        process.start()
+        writer.close()
+        threading.Thread(target=self._read, args=(name, process, lines), daemon=True).start()
 
-    def _read(self, name: str, process: subprocess.Popen[str]) -> None:
-        if process.stdout is not None:
-            for line in process.stdout:
+    def _read(self, name: str, process: ForkServerProcess, reader: Connection) -> None:
+        with reader, os.fdopen(os.dup(reader.fileno()), encoding="utf-8") as lines:
+            for line in lines:
                 try:
                     event = read_line(line)
                 except msgspec.DecodeError as error:
@@ -168,11 +177,20 @@ class Processes:
         return told is not None and error_kinds().get(told.kind, HansaError).follows
 
     def _failed(self) -> dict[str, int]:
-        return {name: p.returncode for name, p in self._processes.items() if p.poll() not in (None, 0)}
+        return {name: p.exitcode for name, p in self._processes.items() if p.exitcode not in (None, 0)}
 
     def _text(self, name: str) -> str:
-        self._errors[name].seek(0)
-        return self._errors[name].read().strip()[-2000:] or "no message"
+        return self._errors[name].read_text(encoding="utf-8").strip()[-2000:] or "no message"
+
+
+def _run_command(arguments: tuple[str, ...], output: Connection, errors: Path) -> None:
+    """In a process of its own: what `python -m hansa` does with these arguments."""
+    os.dup2(output.fileno(), sys.stdout.fileno())
+    output.close()
+    with errors.open("w", encoding="utf-8") as written:
+        os.dup2(written.fileno(), sys.stderr.fileno())
+    sys.argv = [*arguments]
+    runpy.run_module("hansa", run_name="__main__", alter_sys=True)
 
 
 def train_in_processes(

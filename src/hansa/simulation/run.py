@@ -42,7 +42,7 @@ from hansa.roles.summed.custom import NO_FUNCTIONS, Functions, MetricFunction
 from hansa.simulation.comparison import PairedLoss, advice, paired_loss
 from hansa.simulation.evaluation import model_views, training_views
 from hansa.simulation.pooled_xgboost import ONE_HOT, is_installed, train_pooled_xgboost
-from hansa.simulation.processes import train_in_processes
+from hansa.simulation.processes import preload, train_in_processes
 from hansa.simulation.scores import METRICS, METRICS_OF_CLASSES, score_table, without_value
 from hansa.simulation.summary import (
     Compared,
@@ -63,9 +63,9 @@ from hansa.simulation.summary import (
 from hansa.simulation.tables import Table
 from hansa.transport.channel import Hub
 from hansa.transport.recording import RecordingHub
-from hansa.trees.ensemble import LEAST_PROBABILITY, Ensemble
+from hansa.trees.ensemble import Ensemble
 from hansa.trees.leaf_choices import enough_rows
-from hansa.trees.losses import HIGHER_IS_BETTER, SOFTPROB, is_binary, is_softmax
+from hansa.trees.losses import HIGHER_IS_BETTER, LEAST_PROBABILITY, SOFTPROB, is_binary, is_softmax
 from hansa.trees.parameters import Parameters
 from hansa.trees.xgboost_json import from_json
 from hansa.views.chart import View, number
@@ -273,6 +273,8 @@ def simulate(train: Table, test: Table, settings: SimulationSettings, report: On
     refusal = refusal_of_members(plan, parts)
     if refusal is not None:
         plan = replace(plan, min_party_rows=0)
+    if not settings.in_process:
+        preload()
     warm_up(plan.parameters, bool(plan.schema.categories))
     in_process = _train_in_process
     if plan.coopetitive is not None:

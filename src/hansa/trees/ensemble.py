@@ -24,9 +24,10 @@ import numpy.typing as npt
 from numba import njit
 
 from hansa.errors import DataError, PlanError
+from hansa.trees import losses
 from hansa.trees.elementary import exp, sigmoid
 from hansa.trees.elementary import log as elementary_log
-from hansa.trees.losses import LOSSES, Loss
+from hansa.trees.losses import LOSSES, OBJECTIVES, Loss
 
 Float32s = npt.NDArray[np.float32]
 ImportanceKind = Literal["weight", "gain", "cover", "total_gain", "total_cover"]
@@ -36,12 +37,6 @@ NO_NODE = -1
 
 ROOT_PARENT = 2147483647
 """Stands in `parents` of the root."""
-
-OBJECTIVES = tuple(LOSSES)
-"""The objectives that an ensemble can have."""
-
-LEAST_PROBABILITY = 1e-6
-"""A base score of binary:logistic is kept so far from 0 and 1, as XGBoost 3 keeps it."""
 
 Level = str | int
 """A value of a categorical feature, as tables have it; its place among all of them is the category that trees know."""
@@ -291,7 +286,7 @@ class Ensemble:
     Attributes
     ----------
     objective : str
-        One of `OBJECTIVES`.
+        One of `losses.OBJECTIVES`.
     base_score : float or tuple of float
         As in XGBoost's file: a probability for binary:logistic, a mean above 0 for
         count:poisson. For several outputs, such as the classes of multi:softprob, a tuple with one
@@ -529,7 +524,7 @@ def base_margin(objective: str, base_score: float) -> np.float32:
     """The margin that stands for `base_score`: ln(p / (1 - p)) of a probability, ln of a mean (`losses.Loss.base`), float32 as in
     XGBoost.
 
-    XGBoost 3 takes a probability that is nearer to 0 or 1 than `LEAST_PROBABILITY` as one that far away.
+    XGBoost 3 takes a probability that is nearer to 0 or 1 than `losses.LEAST_PROBABILITY` as one that far away.
 
     Raises:
         DataError: the base score is not a finite float32, or is a probability and not between 0 and 1,
@@ -550,7 +545,7 @@ def base_margin(objective: str, base_score: float) -> np.float32:
     if not 0.0 < score < 1.0:
         raise DataError(f"base_score is {base_score}; expected more than 0 and less than 1 for {objective}")
     # XGBoost rounds to float32 after each step of -ln(1/p - 1).
-    least = np.float32(LEAST_PROBABILITY)
+    least = np.float32(losses.LEAST_PROBABILITY)
     score = min(max(score, least), np.float32(1.0) - least)
     return np.float32(-_log_once(float(np.float32(1.0) / score - np.float32(1.0))))
 

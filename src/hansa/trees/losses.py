@@ -162,6 +162,15 @@ LOSSES: Mapping[str, Loss] = {
 """By XGBoost's name. What a file keeps of a shape changes no prediction: it is XGBoost's default, but for the quantiles of
 reg:quantileerror, one for each output."""
 
+OBJECTIVES = tuple(LOSSES)
+"""The objectives that an ensemble can have."""
+
+LEAST_PROBABILITY = 1e-6
+"""A base score of binary:logistic is kept so far from 0 and 1, as XGBoost 3 keeps it."""
+
+LEAST_SHIFTED = 2.0**-10
+"""Squared log error: least 1 + m of a row that its bounds hold for; nearer to m = -1 hessians, divided by its square, have none."""
+
 SOFTPROB = "multi:softprob"
 
 OBJECTIVES_ON_SHARES = ("binary:logistic", "reg:squarederror", "count:poisson", "multi:softprob", "multi:softmax")

@@ -19,7 +19,16 @@ from numba import njit
 
 from hansa.errors import HansaError
 from hansa.trees.elementary import exp, log, sigmoid
-from hansa.trees.losses import LOSSES, exponents, is_exponential, is_logistic, is_quantile, is_softmax, step_of
+from hansa.trees.losses import (
+    LEAST_SHIFTED,
+    LOSSES,
+    exponents,
+    is_exponential,
+    is_logistic,
+    is_quantile,
+    is_softmax,
+    step_of,
+)
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -78,9 +87,6 @@ SUM_SLACK = 1 + 2.0**-20
 HIGHEST_LOG = 60.0
 """Predictions of e^m are kept finite by refusing margins above this: sums of 2^30 rows of e^60 = 2^87 fit a float32."""
 
-
-LEAST_SHIFTED = 2.0**-10
-"""Squared log error: least 1 + m of a row that its bounds hold for; nearer to m = -1 hessians, divided by its square, have none."""
 
 NEAREST_SHIFTED = 1e-6
 """XGBoost's floor on 1 + m."""

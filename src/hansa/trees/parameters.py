@@ -13,11 +13,13 @@ import numpy as np
 
 from hansa.errors import PlanError
 from hansa.spelling import nearest
-from hansa.trees.ensemble import LEAST_PROBABILITY, OBJECTIVES
 from hansa.trees.losses import (
     LEAST_POWER,
+    LEAST_PROBABILITY,
+    LEAST_SHIFTED,
     LOSSES,
     MOST_POWER,
+    OBJECTIVES,
     OneLabel,
     is_exponential,
     is_logistic,
@@ -26,7 +28,6 @@ from hansa.trees.losses import (
     measures,
     metrics_in_words,
 )
-from hansa.trees.objective import LEAST_SHIFTED
 
 DEFAULT_METRIC = {objective: loss.metrics[0] for objective, loss in LOSSES.items()}
 

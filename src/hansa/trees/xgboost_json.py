@@ -31,8 +31,8 @@ import numpy.typing as npt
 
 from hansa.errors import DataError
 from hansa.trees import ubjson
-from hansa.trees.ensemble import CATEGORIES_END, OBJECTIVES, TREE_DTYPES, Ensemble, Level, Reading, Tree, Unseen
-from hansa.trees.losses import LOSSES
+from hansa.trees.ensemble import CATEGORIES_END, TREE_DTYPES, Ensemble, Level, Reading, Tree, Unseen
+from hansa.trees.losses import LOSSES, OBJECTIVES
 
 VERSION = (3, 2, 0)
 """The XGBoost version whose format is written."""

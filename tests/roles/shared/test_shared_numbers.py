@@ -20,7 +20,7 @@ from hansa.oblivious.training import BoostingSettings, weight_bits
 from hansa.plan import Plan
 from hansa.protocol.messages import ShareRows
 from hansa.roles.shared.sharing import Values, plain_scale, settings_of, some_values
-from hansa.trees import ensemble
+from hansa.trees import losses
 from hansa.trees.xgboost_json import from_json
 from lockstep import LockstepRecord, run_three
 from made_tables import spread
@@ -339,7 +339,7 @@ def test_the_model_ends_where_a_margin_left_its_range(monkeypatch):
     monkeypatch.setattr(training, "SERIES_NOISE", 0.0)
     plan = shared_plan(rounds=3, max_depth=1, eta=1.0, min_child_weight=0.0, **{"lambda": 0.0})
     # Nearer to 1 than a plan may say, so that few rounds suffice.
-    monkeypatch.setattr(ensemble, "LEAST_PROBABILITY", 1e-9)
+    monkeypatch.setattr(losses, "LEAST_PROBABILITY", 1e-9)
     plan = replace(plan, parameters=replace(plan.parameters, base_score=1 - 1.5e-7))
     tables = shared_tables()
     for rows in tables.values():

@@ -17,11 +17,18 @@ from hansa.errors import HansaError, PlanError
 from hansa.plan import Plan
 from hansa.trees import objective
 from hansa.trees.elementary import log, sigmoid
-from hansa.trees.ensemble import LEAST_PROBABILITY
 from hansa.trees.leaf_choices import enough_rows, leaf_bits_for
-from hansa.trees.losses import LOSSES, is_binary, is_exponential, is_logistic, is_quantile, is_softmax
+from hansa.trees.losses import (
+    LEAST_PROBABILITY,
+    LEAST_SHIFTED,
+    LOSSES,
+    is_binary,
+    is_exponential,
+    is_logistic,
+    is_quantile,
+    is_softmax,
+)
 from hansa.trees.metrics import MetricScale
-from hansa.trees.objective import LEAST_SHIFTED
 from hansa.trees.parameters import Parameters
 
 Int64 = npt.NDArray[np.int64]

@@ -8,7 +8,7 @@ from typing import Any
 
 from hansa.data.description import Description
 from hansa.errors import PlanError
-from hansa.fit import read_parties
+from hansa.library.fit import read_parties
 from hansa.plan import DEFAULT_MIN_CELL_ROWS, MODES
 from hansa.simulation.description import describe_table
 from hansa.simulation.run import SimulationSettings

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from hansa.errors import PlanError
-from hansa.fit import read_parties
+from hansa.library.fit import read_parties
 from hansa.plan import DEFAULT_MIN_CELL_ROWS, MODES, parameters_of
 from hansa.progress import bar
 from hansa.simulation.contributions import Contributions, Method, measure_contributions

@@ -16,7 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, check_consistent_leng
 
 from hansa.callbacks import Callback
 from hansa.errors import DataError
-from hansa.fit import Run, fit
+from hansa.library.fit import Run, fit
 from hansa.model import Model
 from hansa.roles.summed.custom import MetricFunction
 

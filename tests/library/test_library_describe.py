@@ -12,7 +12,7 @@ import pytest
 import hansa
 from hansa.errors import DataError, PlanError
 
-REAL = Path(__file__).parents[2] / "shared" / "data" / "heart_disease.csv.gz"
+REAL = Path(__file__).parents[3] / "shared" / "data" / "heart_disease.csv.gz"
 RNG = np.random.default_rng(8)
 X = RNG.normal(size=(300, 2)).astype(np.float32)
 Y = (X[:, 0] > 0).astype(int)
