@@ -120,6 +120,16 @@ _ONLY_WHERE: Mapping[tuple[str, str], Callable[[Plan], bool]] = {
 """Openings that only some plans have. One that is not listed here is always shown."""
 
 
+FOLDS = {
+    False: "A cross-validation: all this happens {} times, once a fold. Who takes one fold's sums from another's has sums over the "
+    "pooled rows of the two folds, of which fewer than privacy.min_cell_rows may share a cell.",
+    True: "A cross-validation: all this happens {} times, once a fold, and each fold's metrics are opened after every round. Who takes "
+    "what one fold opens (cuts, sums of labels) from another's has it of the pooled rows of the two folds; a plan that gives cuts and "
+    "base_score opens neither. No server sends its shares of a tree to anybody.",
+}
+"""Whether on shares -> what so many folds show."""
+
+
 def _always(_: Plan) -> bool:
     return True
 
@@ -151,14 +161,7 @@ def exposure(plan: Plan) -> tuple[str, ...]:
         "wrote it chose what the sums tell."
         for what, sha256 in plan.functions
     )
-    folded = (
-        (
-            f"A cross-validation: all this happens {plan.folds} times, once a fold. Who takes one fold's sums from another's has "
-            "sums over the pooled rows of the two folds, of which fewer than privacy.min_cell_rows may share a cell.",
-        )
-        if plan.folds
-        else ()
-    )
+    folded = (FOLDS[plan.coopetitive is not None].format(plan.folds),) if plan.folds else ()
     checked = (VERIFIED[plan.verify_counts],) if plan.mode == MASKED else ()
     shown = (
         "Sums with it and without it tell the aggregator its part of the tree that had begun. "

@@ -270,6 +270,10 @@ def _print_member(record: SharedRecord, model: Path | None) -> None:
         f"sent {size(known(record.bytes_up))} ({size(known(record.sealed_bytes))} sealed), "
         f"received {size(known(record.bytes_down))}"
     )
+    if record.cross_validation is not UNSET:
+        found = known(record.cross_validation)
+        facts = f"{record.mode}: {found.folds} folds; best round {found.best_round}, by {found.metric}"
+        print_tables(facts, [scores_table(found.best_round, found.history)])
     for opening in known(record.openings):
         out.print(f"opened to it: {opening}")
     if record.cut is not UNSET:

@@ -26,6 +26,7 @@ from hansa.data.source import (
     no_rows,
     numeric,
     read_rows,
+    subjects_of,
     value_violations,
 )
 from hansa.data.source import coarse_warnings as coarse
@@ -34,10 +35,11 @@ from hansa.errors import DataError, RowsLost
 
 @dataclass(frozen=True, eq=False)
 class StreamedRows:
-    """One party's rows in Parquet files that stay open; only label, weight and base margins are in memory. As `columns.Columns`.
+    """One party's rows in Parquet files that stay open, as `columns.Columns`; only label, weight, base margins and hashes of ids are in
+    memory.
 
     Attributes:
-        warnings, dictionaries: as `source.Rows`.
+        warnings, dictionaries, subject: as `source.Rows`.
         table, schema: where the features are. marks, checksums: what the files, and each feature's values, were like when they were
             checked.
     """
@@ -51,6 +53,7 @@ class StreamedRows:
     marks: tuple[Mark, ...]
     checksums: tuple[int, ...]
     dictionaries: Mapping[str, tuple[str, ...]]
+    subject: Array | None
 
     @property
     def n_rows(self) -> int:
@@ -133,6 +136,9 @@ def _checked(table: OpenTable, schema: Schema, label_kind: LabelKind) -> Streame
             kept[name] = columns[name]
         else:
             checksums.append(zlib.crc32(columns[name].values.data))
+    subjects, of_ids = subjects_of(table, schema)
+    if of_ids is not None:
+        raise DataError(str(of_ids))
     table.check_marks(marks)
     weight = None if schema.weight is None else kept[schema.weight].values
     starts = base_margin_of(kept, schema.base_margin)
@@ -146,4 +152,5 @@ def _checked(table: OpenTable, schema: Schema, label_kind: LabelKind) -> Streame
         marks,
         tuple(checksums),
         dictionaries_of(table, schema),
+        subjects,
     )

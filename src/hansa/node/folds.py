@@ -6,25 +6,39 @@ are those of `simulation.cross_validation` over the same rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hansa.node.config import MemberFile
 from hansa.node.events import Event, FoldBegan, Listening, OnEvent
-from hansa.node.fold_scores import fold_scores
-from hansa.node.record import AggregatorRecord, PartyRecord, Record, first_record, keeping, known
+from hansa.node.fold_scores import FoldScores, fold_scores
+from hansa.node.record import (
+    AggregatorRecord,
+    HubRecord,
+    PartyRecord,
+    Record,
+    SharedRecord,
+    first_record,
+    keeping,
+    known,
+)
+from hansa.plan import Plan
 
 Play = Callable[[MemberFile, OnEvent], Record]
 """Plays a member's part in one run."""
 
 
-def cross_validate(member: MemberFile, play: Play, on_event: OnEvent) -> AggregatorRecord | PartyRecord:
+def cross_validate(member: MemberFile, play: Play, on_event: OnEvent) -> Record:
     """Play this member's part in the run of each fold; the record of all, which is also written where the file says.
 
     Each fold's own record stands beside it. Raises HansaError and its kinds: a fold was refused or stopped, and so all are.
     """
     plan = member.plan
+    if plan.coopetitive is not None:
+        return _cross_validate_on_shares(member, play, on_event)
     if member.identity.name == plan.aggregator:
         with keeping(member.record, first_record(AggregatorRecord, member)) as record:
             folds = [own for own in _played(member, play, on_event) if isinstance(own, AggregatorRecord)]
@@ -37,6 +51,48 @@ def cross_validate(member: MemberFile, play: Play, on_event: OnEvent) -> Aggrega
         own_record.count(lambda: _bytes(played))
         last = played[-1]
         return own_record.end("finished", rows=last.rows, warnings=last.warnings, clear=last.clear)
+
+
+def _cross_validate_on_shares(member: MemberFile, play: Play, on_event: OnEvent) -> SharedRecord | HubRecord:
+    """`cross_validate` of a coopetitive plan, whose servers have the scores."""
+    plan, name = member.plan, member.identity.name
+    kind = HubRecord if name == plan.hub else SharedRecord
+    with keeping(member.record, first_record(kind, member, roles=())) as record:
+        folds = [own for own in _played(member, play, on_event) if isinstance(own, SharedRecord)]
+        record.count(lambda: _bytes(folds))
+        last = folds[-1]
+        facts: dict[str, Any] = {
+            "roles": last.roles,
+            "rows": last.rows,
+            "warnings": last.warnings,
+            "model_sha256": None,
+        }
+        if name in plan.participants:
+            facts["sealed_bytes"] = sum(known(own.sealed_bytes) for own in folds)
+            facts["openings"] = tuple(
+                f"fold {number}: {text}" for number, own in enumerate(folds, 1) for text in known(own.openings)
+            )
+        if name in plan.servers:
+            facts["cross_validation"] = _opened_scores(plan, [known(own.history) for own in folds])
+        if isinstance(last, HubRecord):
+            relayed: Counter[tuple[str, str]] = Counter()
+            for own in folds:
+                if isinstance(own, HubRecord):
+                    relayed.update({(sender, to): count for sender, to, count in known(own.relayed)})
+            facts |= {
+                "roster": last.roster,
+                "relayed": tuple((*ends, count) for ends, count in sorted(relayed.items())),
+            }
+        return record.end("finished", **facts)
+
+
+def _opened_scores(plan: Plan, folds: Sequence[Mapping[str, Sequence[tuple[int, float | None]]]]) -> FoldScores:
+    """Scores of what was opened to a server after each round; a fold that stopped early has no value from there on."""
+    rounds = range(1, plan.parameters.rounds + 1)
+    histories = [
+        {name: [dict(own.get(name, ())).get(after) for after in rounds] for name in plan.metrics} for own in folds
+    ]
+    return fold_scores(histories, plan.maximizes, plan.parameters.early_stopping_rounds)
 
 
 def _played(member: MemberFile, play: Play, on_event: OnEvent) -> list[Record]:

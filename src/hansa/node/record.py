@@ -157,12 +157,14 @@ class SharedRecord(_Started, frozen=True, kw_only=True, tag_field="role", tag="m
         roles: "hub", "owner", "server", "receiver". sealed_bytes: of what left.
         rounds: of the protocol, at a server. training_rounds: those of training. openings: what was opened to it.
         history: metric -> (trees, value) wherever it was opened to it. without_value: metric -> why it has none.
+        cross_validation: of a plan of folds, at a server.
         cut: why fewer rounds than asked for were released.
         rows, warnings: of its table. model_sha256: of the model; None where it is no receiver.
         tree_seconds, phase_trees, phases, peak_bytes, seconds: what training cost a server; phases are of the last `phase_trees` trees.
     """
 
     roles: tuple[str, ...]
+    cross_validation: FoldScores | UnsetType = UNSET
     sealed_bytes: int | UnsetType = UNSET
     rounds: int | UnsetType = UNSET
     history: dict[str, tuple[tuple[int, float | None], ...]] | UnsetType = UNSET

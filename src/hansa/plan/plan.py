@@ -21,6 +21,7 @@
     classes = ["no", "yes"]                   # optional: what a label of texts says; the place in the list is the class
     unseen = "error"                          # optional: predictions refuse levels that no list has; default "missing"
     dates = { opened = "days" }               # optional: by feature, the rule that makes its number of a date
+    id = "patient"                            # optional: whom a row is of: all rows of one are held out together, or in one fold
     rare_levels = { employer = 20 }           # optional: levels that fewer pooled rows have become one, "other"
 
     [privacy]
@@ -475,9 +476,12 @@ class Plan:
 
     @property
     def opened_steps(self) -> tuple[int, ...]:
-        """Rounds after which a coopetitive plan has the metrics of held-out rows opened; () in the other modes, where all are told."""
+        """Rounds after which a coopetitive plan has the metrics of held-out rows opened, all of a plan of folds; () in the other modes,
+        where all are told."""
         if self.coopetitive is None or not self.evaluation_fraction:
             return ()
+        if self.folds:
+            return tuple(range(1, self.parameters.rounds + 1))
         last = () if self.release.metric else (self.parameters.rounds,)
         return self.coopetitive.steps or last
 
@@ -516,7 +520,7 @@ class Plan:
     def canonical(self) -> bytes:
         """The plan as bytes that depend on its meaning only: JSON with sorted keys, every default written out
         but those of `schema.decimal`, `schema.ignore`, `schema.classes`, `schema.base_margin`, `schema.unseen`, `schema.dates`,
-        `schema.rare_levels` and unions of levels, which came later.
+        `schema.rare_levels`, `schema.id` and unions of levels, which came later.
         """
         content = {"format": 1, **asdict(self)}
         for name in ("coopetitive", "custom_objective", "custom_metric", "fold"):
@@ -534,6 +538,8 @@ class Plan:
             del content["schema"]["base_margin"], content["schema"]["base_margin_limit"]
         if self.schema.unseen == "missing":
             del content["schema"]["unseen"]
+        if self.schema.id is None:
+            del content["schema"]["id"]
         for name in ("dates", "rare_levels", "union"):
             if not content["schema"][name]:
                 del content["schema"][name]
@@ -570,6 +576,7 @@ class Plan:
             "schema.features": schema["features"],
             "schema.label": schema["label"],
             "schema.weight": schema["weight"],
+            "schema.id": schema["id"],
             "schema.decimal": schema["decimal"],
             "schema.ignore": schema["ignore"],
             "schema.classes": schema["classes"],

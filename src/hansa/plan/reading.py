@@ -78,6 +78,7 @@ class SchemaTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     weight: Column | None = None
     weight_limit: WeightLimit | None = None
     missing: Names | None = None
+    id: Column | None = None
     decimal: DecimalSign = "."
     ignore: Names | None = None
     classes: Names | None = None
@@ -287,6 +288,7 @@ def _plan(document: PlanDocument) -> Plan:
             features=schema.features,
             label=schema.label,
             weight=schema.weight,
+            id=schema.id,
             categories=tuple(listed.get(name, ()) for name in schema.features),
             union=union,
             decimal=schema.decimal,

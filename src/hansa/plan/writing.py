@@ -81,6 +81,7 @@ def _schema(plan: Plan) -> dict[str, Any]:
         "features": schema.features,
         "label": schema.label,
         "weight": schema.weight,
+        "id": schema.id,
         "decimal": None if schema.decimal == "." else schema.decimal,
         "ignore": schema.ignore or None,
         "classes": schema.classes or None,
