@@ -369,7 +369,12 @@ def check_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> CheckR
     False
     """
     check_label_kind(label_kind)
-    with open_table(path) as table:
+    return report_of(open_table(path), schema, label_kind)
+
+
+def report_of(table: OpenTable, schema: Schema, label_kind: LabelKind) -> CheckReport:
+    """`check_rows` of an open table, which is closed."""
+    with table:
         violations = list(column_violations(table, schema))
         of_ids = subjects_of(table, schema)[1]
         violations += [] if of_ids is None else [of_ids]

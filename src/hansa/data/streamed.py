@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hansa.data.columns import LARGE_CELLS, Array, Columns
-from hansa.data.files import Mark, OpenTable, is_parquet, open_table
-from hansa.data.query import Source
+from hansa.data.files import Mark, OpenTable, is_parquet, open_by_column, open_table
+from hansa.data.query import DatabaseQuery, Query, Source
 from hansa.data.schema import Schema
 from hansa.data.source import (
     Column,
@@ -99,9 +99,9 @@ def open_rows(
     Args:
         source, schema, label_kind: as for `read_rows`.
         by_column: whether they are read column by column, each time anew, and not into memory; None does so for Parquet files of
-            `LARGE_CELLS` cells or more.
+            `LARGE_CELLS` cells or more. What a query finds is kept in a file meanwhile (`files.open_by_column`).
 
-    Raises DataError: as `read_rows`; or rows that do not come from Parquet files are to be read by column.
+    Raises DataError: as `read_rows`; or rows that come neither from Parquet files nor from a query are to be read by column.
     """
     check_label_kind(label_kind)
     if is_parquet(source) and by_column is not False:
@@ -109,10 +109,14 @@ def open_rows(
             if by_column or table.count_rows() * len(schema.features) >= LARGE_CELLS:
                 yield _checked(table, schema, label_kind)
                 return
+    elif by_column and isinstance(source, Query | DatabaseQuery):
+        with open_by_column(source) as table:
+            yield _checked(table, schema, label_kind)
+            return
     elif by_column:
         raise DataError(
-            "by_column = true: expected rows in Parquet files, found another source; write the table, or what the query finds, as "
-            "Parquet, or leave by_column out"
+            "by_column = true: expected rows in Parquet files, or a query, found another file; write the table as Parquet, or leave "
+            "by_column out"
         )
     yield read_rows(source, schema, label_kind=label_kind)
 
