@@ -22,12 +22,13 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "labels": reading.LabelsTable,
     "custom_objective": reading.CustomObjectiveTable,
     "custom_metric": reading.CustomMetricTable,
+    "search": reading.SearchTable,
     "release": reading.ReleaseTable,
 }
 
 PLAN_KEYS = {name: keys_of(table) for name, table in TABLES.items()}
-"""Every key of a plan file but those of [parameters], which are `trees.parameters.NAMES`, and of [cuts], [categories] and
-[monotone]: features."""
+"""Every key of a plan file but those of [parameters], which are `trees.parameters.NAMES`, of [search.space], which are some of them,
+and of [cuts], [categories] and [monotone]: features."""
 
 
 def required_keys(table: type[msgspec.Struct]) -> tuple[str, ...]:

@@ -112,6 +112,7 @@ def take(rows: Rows, which: np.ndarray) -> Rows:
         rows.label[which],
         None if rows.weight is None else rows.weight[which],
         base_margin=None if rows.base_margin is None else np.ascontiguousarray(rows.base_margin[:, which]),
+        subject=None if rows.subject is None else rows.subject[which],
     )
 
 

@@ -128,9 +128,7 @@ class Hand:
         for name in names:
             self.processes[name] = self._started(name)
             if name == self.hub:
-                event = json.loads(self.processes[name].stdout.readline())
-                assert event["event"] == "listening"
-                self.port = event["port"]
+                self.port = self.event(name, "listening")["port"]
                 for other in self.commands:
                     self.write(other, **self.changes)
 

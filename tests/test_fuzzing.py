@@ -98,8 +98,10 @@ OUR_OWN = {
     "the rows of the party that runs the command, whose table others never send": (
         "data.coding.read_coded",
         "data.coding.read_texts",
+        "data.database.read_parts",
         "data.database.read_table",
         "data.drift.read_described",
+        "data.files.open_by_column",
         "data.files.open_table",
         "data.frames.open_columns",
         "data.source.load",

@@ -68,8 +68,9 @@ FEW_ROWS = 2000
 
 def released(plan: Plan) -> tuple[str, ...]:
     """What the model tells of rows in its leaves, under this plan."""
-    if plan.folds:
-        return ("No model file is made: each fold's model is measured, and then let go.",)
+    if plan.only_measures:
+        what = "fold" if plan.folds else "trial"
+        return (f"No model file is made: each {what}'s model is measured, and then let go.",)
     bits, choices = plan.release.leaf_bits, plan.least_choices
     if bits is not None:
         rounded = f"Leaf values are rounded to {bits} fraction bits."
@@ -120,6 +121,23 @@ _ONLY_WHERE: Mapping[tuple[str, str], Callable[[Plan], bool]] = {
 """Openings that only some plans have. One that is not listed here is always shown."""
 
 
+FOLDS = {
+    False: "A cross-validation: all this happens {} times, once a fold. Who takes one fold's sums from another's has sums over the "
+    "pooled rows of the two folds, of which fewer than privacy.min_cell_rows may share a cell.",
+    True: "A cross-validation: all this happens {} times, once a fold, and each fold's metrics are opened after every round. Who takes "
+    "what one fold opens (cuts, sums of labels) from another's has it of the pooled rows of the two folds; a plan that gives cuts and "
+    "base_score opens neither. No server sends its shares of a tree to anybody.",
+}
+"""Whether on shares -> what so many folds show."""
+
+
+TRIALS = (
+    "A search for parameters: all this happens {} times, once a trial, over the same rows. Every member computes what each trial tries "
+    "from the plan; who has the metrics may end a trial early, and chooses nothing else."
+)
+"""What so many trials show."""
+
+
 def _always(_: Plan) -> bool:
     return True
 
@@ -151,14 +169,8 @@ def exposure(plan: Plan) -> tuple[str, ...]:
         "wrote it chose what the sums tell."
         for what, sha256 in plan.functions
     )
-    folded = (
-        (
-            f"A cross-validation: all this happens {plan.folds} times, once a fold. Who takes one fold's sums from another's has "
-            "sums over the pooled rows of the two folds, of which fewer than privacy.min_cell_rows may share a cell.",
-        )
-        if plan.folds
-        else ()
-    )
+    folded = (FOLDS[plan.coopetitive is not None].format(plan.folds),) if plan.folds else ()
+    tried = () if plan.search is None else (TRIALS.format(plan.search.trials),)
     checked = (VERIFIED[plan.verify_counts],) if plan.mode == MASKED else ()
     shown = (
         "Sums with it and without it tell the aggregator its part of the tree that had begun. "
@@ -173,7 +185,7 @@ def exposure(plan: Plan) -> tuple[str, ...]:
         if plan.continue_after_s is not None
         else ()
     )
-    return EXPOSURE[plan.mode] + refitted + checked + told + own + folded + without
+    return EXPOSURE[plan.mode] + refitted + checked + told + own + folded + tried + without
 
 
 def exposure_lines(plan: Plan) -> list[str]:

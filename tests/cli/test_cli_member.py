@@ -792,7 +792,7 @@ def test_a_party_reads_its_parquet_files_by_column_and_nothing_else(consortium):
     assert models[0] == models[1]
     assert_refused(
         hansa("party", write_member(folder, PARTIES[0], 1, by_column=True)),
-        "by_column = true: expected rows in Parquet files, found another source",
+        "by_column = true: expected rows in Parquet files, or a query, found another file",
     )
 
 

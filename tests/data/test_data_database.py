@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import tempfile
 import traceback
 import types
 
@@ -14,10 +15,15 @@ from pyarrow import csv
 
 import telstra
 from hansa.data import database
+from hansa.data.columns import whole
 from hansa.data.query import DatabaseQuery, fault_of_url
 from hansa.data.schema import Schema
 from hansa.data.source import check_rows, read_rows
+from hansa.data.streamed import open_rows
 from hansa.errors import DataError
+from hansa.node.check import check_own_table
+from hansa.plan import parse_plan
+from made_consortium import PLAN
 from postgresql import Server
 
 WHERE = "north.toml, source.query"
@@ -385,3 +391,100 @@ def test_five_tables_in_a_server_joined_there_hold_what_the_joined_table_holds(p
     for name, path in telstra.raw().items():
         postgresql.load(name, csv.read_csv(path))
     telstra.assert_same_rows(asked(postgresql, telstra.joined()))
+
+
+# --- column by column --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where files for a time go; it is empty again at the end."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    yield tmp_path
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_columns_read_one_by_one_are_those_read_at_once(postgresql, folder, kind):
+    cells = ", ".join(
+        f"({'NULL' if cell is None else repr(cell)}::{kind}, {n % 2}, {n})" for n, cell in enumerate(NUMBERS[kind])
+    )
+    query = asked(postgresql, f"SELECT a, y, w FROM (VALUES {cells}) AS t(a, y, w)")
+    schema = Schema(("a",), "y", id="w")
+    expected = read_rows(query, schema, label_kind="binary")
+    with open_rows(query, schema, label_kind="binary", by_column=True) as rows:
+        assert list(folder.iterdir()) == []  # the file has no name any more
+        assert rows.large
+        for _ in range(2):
+            np.testing.assert_array_equal(whole(rows), expected.features)
+        assert rows.subject.tolist() == expected.subject.tolist()
+        assert rows.warnings == expected.warnings
+    with open_rows(query, schema, label_kind="binary") as rows:
+        assert not rows.large
+
+
+def test_faults_have_the_same_words_column_by_column(postgresql, folder):
+    for sql in (
+        "SELECT 1 AS a, 2 AS b, 0 AS y",
+        "SELECT a, 0 AS y FROM (VALUES ('x'), ('1')) AS t(a)",
+        "SELECT 1 AS a, 0 AS y WHERE false",
+        "SELECT 1 / (n - 150000) AS a, 0 AS y FROM generate_series(1, 200000) AS n",
+        "SELECT nothing",
+        "SELECT '{1}'::integer[] AS a, 0 AS y",
+    ):
+        query = asked(postgresql, sql)
+        with (
+            pytest.raises(DataError) as error,
+            open_rows(query, AY, label_kind="numeric", by_column=True),
+        ):
+            pass
+        assert str(error.value) == refused(query)
+        assert error.value.__context__ is None
+        assert postgresql.password not in "".join(traceback.format_exception(error.value))
+
+
+def test_parts_come_one_after_another(postgresql, folder):
+    """The result is never whole in this process."""
+    query = asked(
+        postgresql,
+        "SELECT n::double precision AS a, n % 2 AS y, repeat('x', 500) AS t FROM generate_series(1, 100000) AS n",
+    )
+    sizes = [part.num_rows for part in database.read_parts(query)]
+    assert sizes[0] == 0
+    assert sum(sizes) == 100_000
+    assert max(sizes) <= 50_000
+    schema = Schema(("a",), "y", ignore=("t",))
+    with open_rows(query, schema, label_kind="binary", by_column=True) as rows:
+        assert rows.n_rows == 100_000
+        assert whole(rows).sum(dtype=np.float64) == 100_000 * 100_001 / 2
+
+
+def test_a_folder_without_room_is_an_error_with_the_cure(postgresql, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    query = asked(postgresql, "SELECT 1 AS a, 0 AS y")
+    with (
+        pytest.raises(DataError, match=r"expected room for it as a file in TMPDIR, found: .*No such file.*; make room"),
+        open_rows(query, AY, label_kind="numeric", by_column=True),
+    ):
+        pass
+
+
+def test_a_database_without_a_driver_of_adbc_is_not_read_by_column(tmp_path):
+    pytest.importorskip("sqlalchemy")
+    query = DatabaseQuery(f"sqlite:///{tmp_path / 'cells.db'}", "SELECT 1 AS a, 0 AS y", "", None, WHERE)
+    with (
+        pytest.raises(DataError, match=r"by_column = true reads sqlite:// by a driver of ADBC, and none is installed"),
+        open_rows(query, AY, label_kind="numeric", by_column=True),
+    ):
+        pass
+
+
+def test_a_check_reads_by_column_too(postgresql, folder):
+    query = asked(
+        postgresql, "SELECT n AS load, n AS rsrp, n AS alarms, n % 2 AS fault FROM generate_series(1, 100) AS n"
+    )
+    plan = parse_plan(PLAN)
+    found = check_own_table(plan, query, plan.schema, True)
+    assert found.ok
+    assert found.memory.chosen == "by column"
+    assert found.table == check_own_table(plan, query, plan.schema).table

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import naive_trees as naive
-from hansa.data.holdout import FOLDS, HoldOut, folds_by_contents, held_out
+from hansa.data.holdout import (
+    FOLDS,
+    HoldOut,
+    folds_by_contents,
+    folds_by_subject,
+    hash_subjects,
+    held_out,
+    keyed_digest,
+)
+from hansa.data.schema import Schema
+from hansa.data.source import check_rows, read_rows
+from hansa.data.streamed import open_rows
+from hansa.errors import DataError
 
 floats = st.floats(width=32, allow_infinity=False)
 
@@ -94,3 +110,58 @@ def test_folds_are_of_one_size_and_do_not_follow_held_out_rows():
     places, held = folds_by_contents(features, labels, 5, 4), held_out(features, labels, HoldOut(0.2, 4))
     assert np.abs(np.bincount(places) - 4_000).max() < 300
     assert np.abs(np.bincount(places[held]) - held.sum() / 5).max() < 150
+
+
+def test_ids_hash_alike_in_every_kind_of_table(tmp_path):
+    """As whole numbers, as texts, read at once and column by column."""
+    ids = [7, 12, 7, 1_000_001]
+    frame = pd.DataFrame({"load": [1.0, 2.0, 3.0, 4.0], "fault": [0, 1, 0, 1], "who": ids})
+    frame.to_csv(tmp_path / "csv.csv", index=False)
+    frame.to_parquet(tmp_path / "numbers.parquet")
+    frame.assign(who=frame["who"].astype(str)).to_parquet(tmp_path / "texts.parquet")
+    schema = Schema(("load",), "fault", id="who")
+    expected = [int.from_bytes(hashlib.sha256(str(own).encode()).digest()[:8], "big") for own in ids]
+    assert hash_subjects(map(str, ids)).tolist() == expected
+    for name in ("csv.csv", "numbers.parquet", "texts.parquet"):
+        assert read_rows(tmp_path / name, schema, label_kind="binary").subject.tolist() == expected
+    with open_rows(tmp_path / "texts.parquet", schema, label_kind="binary", by_column=True) as rows:
+        assert rows.subject.tolist() == expected
+    other = replace(read_rows(tmp_path / "csv.csv", schema, label_kind="binary"), subject=hash_subjects(["7"] * 4))
+    digests = {keyed_digest(b"key", own) for own in (other, replace(other, subject=hash_subjects(map(str, ids))))}
+    assert len(digests) == 2
+
+
+@pytest.mark.parametrize(
+    ("ids", "fault"),
+    [
+        (["a", None, "b", "NA"], r"row 2, column 'who': expected an id in every row, found a missing value"),
+        (
+            [1.0, 2.0, 3.0, 4.0],
+            r"column 'who': expected texts or whole numbers, found the type DOUBLE; cast the column",
+        ),
+    ],
+)
+def test_ids_that_say_nobody_are_refused(tmp_path, ids, fault):
+    frame = pd.DataFrame({"load": [1.0, 2.0, 3.0, 4.0], "fault": [0, 1, 0, 1], "who": ids})
+    frame.to_parquet(tmp_path / "rows.parquet")
+    schema = Schema(("load",), "fault", id="who")
+    with pytest.raises(DataError, match=fault):
+        read_rows(tmp_path / "rows.parquet", schema, label_kind="binary")
+    with (
+        pytest.raises(DataError, match=fault),
+        open_rows(tmp_path / "rows.parquet", schema, label_kind="binary", by_column=True),
+    ):
+        pass
+    found = check_rows(tmp_path / "rows.parquet", schema, label_kind="binary")
+    assert [violation.column for violation in found.violations] == ["who"]
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(max_size=3), min_size=1, max_size=20), st.integers(2, 9), st.integers(0, 2**63 - 1))
+def test_folds_by_subject_are_those_of_held_out_rows(subjects, folds, seed):
+    found = folds_by_subject(subjects, folds, seed)
+    empty, labels = np.zeros((1, len(subjects)), np.float32), np.zeros(len(subjects), np.float32)
+    for fold in range(folds):
+        rule = HoldOut(0.0, seed, folds, fold)
+        assert (held_out(empty, labels, rule, hash_subjects(subjects)) == (found == fold)).all()
+    assert len({(own, place) for own, place in zip(subjects, found.tolist(), strict=True)}) == len(set(subjects))

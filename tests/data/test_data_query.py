@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tempfile
 from pathlib import Path
 
 import duckdb
@@ -13,10 +14,12 @@ import pytest
 from pyarrow import feather
 
 import telstra
+from hansa.data.columns import whole
 from hansa.data.files import open_table
 from hansa.data.query import Query
 from hansa.data.schema import Schema
 from hansa.data.source import check_rows, read_rows
+from hansa.data.streamed import open_rows
 from hansa.errors import DataError
 
 AY = Schema(("a",), "y")
@@ -228,3 +231,57 @@ def test_a_result_that_differs_from_run_to_run_is_one_table_for_all_scans(tmp_pa
 def test_five_tables_joined_in_sql_hold_what_the_joined_table_holds():
     """`telstra_raw` as five tables, and as one: every row and every column of it, not only counts."""
     telstra.assert_same_rows(Query(telstra.joined(), telstra.raw()))
+
+
+# --- column by column --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where files for a time go; it is empty again at the end."""
+    made = tmp_path / "for a time"
+    made.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(made))
+    yield made
+    assert list(made.iterdir()) == []
+
+
+def test_columns_read_one_by_one_are_those_read_at_once(cells, folder):
+    joined = JOINED.format("WHERE load IS DISTINCT FROM 'x'")
+    kinds = (
+        "SELECT sum(n) AS a, n % 2 AS y FROM range(5) AS t(n) GROUP BY n ORDER BY n",
+        "SELECT 0.1::DECIMAL(9, 3) AS a, true AS y",
+        "SELECT 'NA' AS a, 1 AS y UNION ALL SELECT '2.5', 0",
+        "SELECT NULL AS a, 1 AS y",
+    )
+    for sql in (joined, *kinds):
+        query = Query(sql, cells, "q")
+        expected = read_rows(query, AY, label_kind="binary")
+        with open_rows(query, AY, label_kind="binary", by_column=True) as rows:
+            assert list(folder.iterdir()) == []  # the file has no name any more
+            assert rows.large
+            for _ in range(2):
+                np.testing.assert_array_equal(whole(rows), expected.features)
+            assert rows.label.tolist() == expected.label.tolist()
+            assert rows.warnings == expected.warnings
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        JOINED.format(""),
+        "SELECT 1 AS a, 2 AS a, 3 AS b",
+        "SELECT 1 AS a, 0 AS y WHERE false",
+        "SELECT nothing",
+        "SELECT 1; SELECT 2",
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "SELECT (CASE WHEN n = 250000 THEN 'x' ELSE '1' END)::INTEGER AS a, 0 AS y FROM range(300000) AS t(n)",
+    ],
+)
+def test_faults_have_the_same_words_column_by_column(cells, folder, sql):
+    query = Query(sql, cells, "q")
+    with pytest.raises(DataError) as at_once:
+        read_rows(query, AY, label_kind="binary")
+    with pytest.raises(DataError) as one_by_one, open_rows(query, AY, label_kind="binary", by_column=True):
+        pass
+    assert str(one_by_one.value) == str(at_once.value)

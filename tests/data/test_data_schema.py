@@ -86,8 +86,8 @@ def test_the_decimal_sign_is_a_point_or_a_comma(sign):
 def test_ignored_columns_are_a_list_of_other_columns_in_no_order():
     assert Schema(("a",), "y", ignore=("z", "b")) == Schema(("a",), "y", ignore=["b", "z"])
     for ignore, said in (
-        (("a",), "schema.ignore: column 'a' is a feature, the label, the weight or a base margin too"),
-        (("y",), "schema.ignore: column 'y' is a feature, the label, the weight or a base margin too"),
+        (("a",), "schema.ignore: column 'a' is a feature, the label, the weight, a base margin or the id too"),
+        (("y",), "schema.ignore: column 'y' is a feature, the label, the weight, a base margin or the id too"),
         (("b", "b"), "schema.ignore: column 'b' is named more than once; name it once"),
         ("bc", "schema.ignore: expected a list of column names, found 'bc'"),
         (("",), "schema.ignore: '' is no column name"),

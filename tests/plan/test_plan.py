@@ -21,6 +21,7 @@ from hansa.plan import (
     CustomObjective,
     Plan,
     Release,
+    Search,
     parse_plan,
     read_plan,
     write_plan,
@@ -881,7 +882,8 @@ def test_every_key_is_listed():
         replace(PLAN, schema=replace(PLAN.schema, **told)),
         replace(PLAN, parameters=squares, custom_objective=CustomObjective("0" * 64, 1.0, 1.0)),
         replace(PLAN, evaluation_fraction=0.2, custom_metric=CustomMetric("0" * 64, "cost", 1.0)),
-        replace(PLAN, folds=5, on_dropout="abort"),
+        replace(PLAN, evaluation_fraction=0.5, search=Search(2, (("eta", (0.1, 0.2)),)), on_dropout="abort"),
+        replace(PLAN, folds=5, on_dropout="abort", schema=replace(PLAN.schema, id="patient")),
         replace(
             PLAN,
             parties=("a", "b", "c"),
@@ -901,7 +903,7 @@ def test_every_key_is_listed():
     )
     documents = [tomllib.loads(write_plan(plan)) for plan in plans]
     assert {key for document in documents for key in document} == set(PLAN_KEYS[""])
-    for table in ("members", "schema", "privacy", "evaluation", "labels", "release"):
+    for table in ("members", "schema", "privacy", "evaluation", "labels", "release", "search"):
         assert {key for document in documents for key in document.get(table, ())} == set(PLAN_KEYS[table])
     assert all(set(document["parameters"]) <= set(NAMES) for document in documents)
     assert {f.name for f in fields(Plan)} == {
@@ -909,6 +911,9 @@ def test_every_key_is_listed():
         "custom_objective",
         "fold",
         "folds",
+        "part_of",
+        "search",
+        "trial",
         "name",
         "mode",
         "aggregator",

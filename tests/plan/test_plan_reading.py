@@ -256,7 +256,10 @@ def test_every_attribute_with_a_declared_type_has_a_key():
         (
             Plan,
             KEYS_OF_PLAN,
-            {"schema", "parameters", "coopetitive", "release", "custom_objective", "custom_metric", "fold"},
+            {
+                *("schema", "parameters", "coopetitive", "release", "custom_objective", "custom_metric"),
+                *("search", "fold", "trial", "part_of"),
+            },
         ),
         (Coopetitive, KEYS_OF_COOPETITIVE, set()),
         (Release, KEYS_OF_RELEASE, set()),

@@ -22,9 +22,10 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from hansa.node import logs, notices
-from hansa.node.events import Event, FoldBegan, Noticed, OnEvent, Stage, line_of
+from hansa.node.events import Event, FoldBegan, Noticed, OnEvent, Stage, TrialBegan, line_of
 from hansa.node.fold_scores import FoldScores, scores_table
 from hansa.node.record import AggregatorRecord, Bytes, HubRecord, PartyRecord, Record, SharedRecord, known
+from hansa.node.trial_scores import SearchScores
 from hansa.printable import printable, size
 from hansa.roles.run import Progress, Registered
 from hansa.simulation.summary import PartySummary, Summary
@@ -109,6 +110,9 @@ def progress(shown: bool) -> Iterator[OnEvent]:
                     bar.update(task, description=printable(event.sentence, 200))
                 case FoldBegan():
                     bar.console.print(f"fold {event.fold} of {event.folds}")
+                case TrialBegan():
+                    given = ", ".join(f"{name} = {value}" for name, value in event.parameters.items())
+                    bar.console.print(f"trial {event.trial} of {event.trials}: {given}", markup=False)
                 case Registered():
                     bar.update(task, description="counting for cuts", total=None)
                 case Progress():
@@ -209,6 +213,8 @@ def print_record(record: Record, model: Path | None) -> None:
     match record:
         case AggregatorRecord() if record.cross_validation is not UNSET:
             _print_folds(record, known(record.cross_validation))
+        case AggregatorRecord() if record.search is not UNSET:
+            _print_search(known(record.search))
         case AggregatorRecord():
             _print_aggregator(record)
         case PartyRecord():
@@ -233,6 +239,15 @@ def _print_folds(record: AggregatorRecord, found: FoldScores) -> None:
         f"{found.metric}; received {size(known(record.bytes_up))}, sent {size(known(record.bytes_down))}"
     )
     print_tables(facts, [scores_table(found.best_round, found.history)])
+
+
+def _print_search(found: SearchScores) -> None:
+    """The trials, and what to train with."""
+    chosen = ", ".join(f"{name} = {value}" for name, value in found.best_parameters.items())
+    best = (
+        f"best trial {found.best}: {chosen}" if found.best is not None else f"{found.metric} has no value in any trial"
+    )
+    print_tables(f"{len(found.trials)} trials; {found.direction} {found.metric}; {best}", [found.table()])
 
 
 def _print_aggregator(record: AggregatorRecord) -> None:
@@ -270,6 +285,12 @@ def _print_member(record: SharedRecord, model: Path | None) -> None:
         f"sent {size(known(record.bytes_up))} ({size(known(record.sealed_bytes))} sealed), "
         f"received {size(known(record.bytes_down))}"
     )
+    if record.cross_validation is not UNSET:
+        found = known(record.cross_validation)
+        facts = f"{record.mode}: {found.folds} folds; best round {found.best_round}, by {found.metric}"
+        print_tables(facts, [scores_table(found.best_round, found.history)])
+    if record.search is not UNSET:
+        _print_search(known(record.search))
     for opening in known(record.openings):
         out.print(f"opened to it: {opening}")
     if record.cut is not UNSET:

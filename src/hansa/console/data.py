@@ -128,7 +128,9 @@ def check(member: Member, asked: Asked) -> TableFits:
     own = member.service.source_of(plan)
     if member.name not in plan.parties or own is None:
         raise NotThere(f"plan {plan.name!r} asks for no rows of {member.name}, or no source is for it")
-    schema = plan.schema if own.id is None else replace(plan.schema, ignore=(*plan.schema.ignore, own.id))
+    schema = (
+        plan.schema if own.id in (None, plan.schema.id) else replace(plan.schema, ignore=(*plan.schema.ignore, own.id))
+    )
     found: TableCheck = check_own_table(plan, _file_of(member, own), schema)
     fitting = Fitting(proposal=proposal.digest.hex(), name=plan.name)
     return TableFits(plan=fitting, report=found.report(), text=found.text())

@@ -58,7 +58,10 @@ def split_under(plan: Plan) -> str:
     """What decides which fold a row is in, hashed, in hex; "" of a plan without folds."""
     if not plan.folds:
         return ""
-    return hashlib.sha256(msgspec.json.encode([plan.folds, plan.parameters.seed, asdict(plan.schema)])).hexdigest()
+    schema = {
+        key: value for key, value in asdict(plan.schema).items() if key != "id" or value is not None
+    }  # it came later
+    return hashlib.sha256(msgspec.json.encode([plan.folds, plan.parameters.seed, schema])).hexdigest()
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -142,17 +142,19 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 others = [name for name in names if name not in allowed]
                 shown = ", ".join(map(repr, others or names))
                 yield key, f"{what} {shown} (allowed: {', '.join(allowed)})", not others
-        parameters = plan.parameters
+        parameters, trials = plan.parameters, () if plan.trial is not None else plan.of_trials()
+        tried = [own.parameters for own in trials] or [parameters]
         cells, weight = self.least_min_cell_rows, self.least_min_child_weight
         if cells:
             text = f"privacy.min_cell_rows {plan.min_cell_rows} (demanded: at least {cells})"
             yield "least_min_cell_rows", text, plan.min_cell_rows >= cells
         if weight:
-            text = f"min_child_weight {parameters.min_child_weight:g} (demanded: at least {weight:g})"
-            yield "least_min_child_weight", text, parameters.min_child_weight >= weight
+            lowest = min(own.min_child_weight for own in tried)
+            text = f"min_child_weight {lowest:g} (demanded: at least {weight:g})"
+            yield "least_min_child_weight", text, lowest >= weight
         for name, most, value in (
             ("max_bin", self.most_max_bin, parameters.max_bin),
-            ("max_depth", self.most_max_depth, parameters.most_depth),
+            ("max_depth", self.most_max_depth, max(own.most_depth for own in tried)),
             ("rounds", self.most_rounds, parameters.rounds * parameters.trees_per_round),
         ):
             if most is not None:
@@ -161,7 +163,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             listed = ", ".join(self.functions) or "none"
             yield "functions", f"the {what} {function} (allowed: {listed})", function in self.functions
         if self.plans is not None:
-            digest = plan.agreed.digest().hex()
+            digest = plan.part_of or plan.digest().hex()
             yield "plans", f"the digest {digest} (allowed: {', '.join(self.plans)})", digest in self.plans
 
     @property

@@ -33,6 +33,10 @@ class Columns(Protocol):
         """float32 (outputs, n_rows), each row's margin before the first tree; None where the schema names none."""
 
     @property
+    def subject(self) -> Array | None:
+        """uint64 (n_rows,), the hash of whom or what each row is of (`holdout.hash_subjects`); None where the schema names no id."""
+
+    @property
     def dictionaries(self) -> Mapping[str, tuple[str, ...]]:
         """The party's own levels, sorted, of the features whose levels no plan lists: what their codes stand for."""
 

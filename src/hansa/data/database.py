@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -54,13 +54,7 @@ def read_table(query: DatabaseQuery) -> Any:
     Raises DataError: no driver is installed; the database is not reached, or refuses the user or the query; a column is of a type that
     is not read. No text of it holds a password.
     """
-    scheme = query.url.split("://", 1)[0].lower()
-    name = POSTGRESQL if scheme == ALSO_POSTGRESQL else scheme
-    try:
-        import pyarrow as pa
-    except ImportError as error:
-        raise DataError(_missing(query, name)) from error
-    adbc = None if name == "manager" else _module(f"adbc_driver_{name}", "dbapi")
+    name, adbc, pa = _driver(query)
     # Plain PostgreSQL only by ADBC, so that its transaction always is one that only reads.
     sqlalchemy = _module("sqlalchemy") if adbc is None and name != POSTGRESQL else None
     if adbc is None and sqlalchemy is None:
@@ -73,6 +67,47 @@ def read_table(query: DatabaseQuery) -> Any:
     if isinstance(outcome, _Found):
         raise DataError(outcome.text)
     return _readable(query, outcome, pa)
+
+
+def read_parts(query: DatabaseQuery) -> Iterator[Any]:
+    """The same in parts, as the driver gives them, each an Arrow table; the first one has no rows. By a driver of ADBC alone.
+
+    Raises DataError: as `read_table`; no driver of ADBC is installed.
+    """
+    name, adbc, pa = _driver(query)
+    if adbc is None:
+        raise DataError(
+            _missing(query, name)
+            if name == POSTGRESQL
+            else f"{query.where}: by_column = true reads {name}:// by a driver of ADBC, and none is installed; install "
+            f"adbc-driver-{name}, or leave by_column out"
+        )
+    parts = _ask_for_parts(query, adbc, name, pa)
+    try:
+        while True:
+            outcome: Any = None
+            try:
+                outcome = next(parts, None)
+            except Exception as error:  # whatever a driver raises: its kinds are its own
+                outcome = _Found(_bad_query(query, error))
+            if isinstance(outcome, _Found):
+                raise DataError(outcome.text)
+            if outcome is None:
+                return
+            yield _readable(query, outcome, pa)
+    finally:
+        parts.close()
+
+
+def _driver(query: DatabaseQuery) -> tuple[str, Any, Any]:
+    """The database's kind, the module of its ADBC driver or None, and pyarrow. Raises DataError."""
+    scheme = query.url.split("://", 1)[0].lower()
+    name = POSTGRESQL if scheme == ALSO_POSTGRESQL else scheme
+    try:
+        import pyarrow as pa
+    except ImportError as error:
+        raise DataError(_missing(query, name)) from error
+    return name, None if name == "manager" else _module(f"adbc_driver_{name}", "dbapi"), pa
 
 
 def _module(name: str, part: str = "") -> Any:
@@ -101,20 +136,42 @@ def _missing(query: DatabaseQuery, name: str) -> str:
 
 
 def _ask_adbc(query: DatabaseQuery, driver: Any, name: str) -> Any:
+    connected = _connected_by_adbc(query, driver, name)
+    if isinstance(connected, _Found):
+        return connected
+    with connected as connection, connection.cursor() as cursor:
+        _execute(query, cursor, name)
+        return cursor.fetch_arrow_table()
+
+
+def _ask_for_parts(query: DatabaseQuery, driver: Any, name: str, pa: Any) -> Generator[Any]:
+    """As `_ask_adbc`, in parts; the first one has no rows."""
+    connected = _connected_by_adbc(query, driver, name)
+    if isinstance(connected, _Found):
+        yield connected
+        return
+    with connected as connection, connection.cursor() as cursor:
+        _execute(query, cursor, name)
+        reader = cursor.fetch_record_batch()
+        yield reader.schema.empty_table()
+        for batch in reader:
+            yield pa.Table.from_batches([batch])
+
+
+def _connected_by_adbc(query: DatabaseQuery, driver: Any, name: str) -> Any:
     arguments: tuple[Any, ...] = (query.url,)
     if query.password and name == POSTGRESQL:
         sign = "&" if "?" in query.url else "?"
         arguments = (f"{query.url}{sign}password={quote(query.password, safe='')}",)
     elif query.password:
         arguments = (query.url, {"password": query.password})  # ADBC's own name for it
-    connected = _connected(query, lambda: driver.connect(*arguments))
-    if isinstance(connected, _Found):
-        return connected
-    with connected as connection, connection.cursor() as cursor:
-        if name == POSTGRESQL:
-            cursor.execute("SET TRANSACTION READ ONLY")
-        cursor.execute(_statement(query.sql))
-        return cursor.fetch_arrow_table()
+    return _connected(query, lambda: driver.connect(*arguments))
+
+
+def _execute(query: DatabaseQuery, cursor: Any, name: str) -> None:
+    if name == POSTGRESQL:
+        cursor.execute("SET TRANSACTION READ ONLY")
+    cursor.execute(_statement(query.sql))
 
 
 def _ask_sqlalchemy(query: DatabaseQuery, sqlalchemy: Any, pa: Any) -> Any:

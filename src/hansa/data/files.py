@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 import zlib
 from bisect import bisect_right
 from collections import Counter
@@ -29,7 +30,7 @@ from typing import IO, Any, Literal, TypeVar, cast
 
 import duckdb
 
-from hansa.data.database import read_table
+from hansa.data.database import read_parts, read_table
 from hansa.data.parts import PARQUET, parts_of
 from hansa.data.query import DatabaseQuery, Parts, Query, Source
 from hansa.data.schema import Level
@@ -345,11 +346,9 @@ def connect(*paths: Path) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def _connect() -> duckdb.DuckDBPyConnection:
-    """A DuckDB of its own that loads no extension; what it reaches is not limited yet."""
-    return duckdb.connect(
-        ":memory:", config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
-    )
+def _connect(file: str = ":memory:") -> duckdb.DuckDBPyConnection:
+    """A DuckDB of its own, in memory or in a file, that loads no extension; what it reaches is not limited yet."""
+    return duckdb.connect(file, config={"autoinstall_known_extensions": False, "autoload_known_extensions": False})
 
 
 @contextmanager
@@ -715,6 +714,48 @@ def _open_arrow_table(file: str, table: Any, handle: IO[bytes]) -> OpenTable:
     return OpenTable(file, names, types, connection, "arrow_table", (), handle, given=table)
 
 
+def open_by_column(query: Query | DatabaseQuery) -> OpenTable:
+    """What a query finds, kept in a Parquet file instead of memory, so that columns can be read one by one.
+
+    The file is this user's alone, in the folder for temporary files (TMPDIR), and has no name once it is written: nobody else opens it,
+    and it is gone with the process, however that ends.
+
+    Raises DataError: as `open_table`; there is no room for the file.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise DataError(f"{query.where}: by_column = true needs pyarrow; pip install 'hansa[arrow]'") from error
+    parts = read_parts(query) if isinstance(query, DatabaseQuery) else _parts_of_query(query)
+    first = next(parts)
+
+    name = f"the result of {query.where}"
+    schema = pa.schema([pa.field(field.name, _readable(field.type, pa)) for field in first.schema])
+    path: Path | None = None
+    try:
+        descriptor, written = tempfile.mkstemp(suffix=".parquet", prefix="hansa-")  # mode 0600
+        path = Path(written)
+        with os.fdopen(descriptor, "wb") as file, pq.ParquetWriter(file, schema) as writer:
+            for part in chain([first], parts):
+                writer.write_table(part.cast(schema))
+        handle = path.open("rb")
+        path.unlink()  # before DuckDB is told which file it may read: a name that goes later is another path to it
+        try:
+            return replace(_open_parquet(path, handle), file=name)
+        except BaseException:
+            handle.close()
+            raise
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{name}: expected room for it as a file in TMPDIR, found: {' '.join(str(error).split())}; make room, or have TMPDIR name "
+            "another folder"
+        ) from error
+    finally:
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+
 def _readable(kind: Any, pa: Any) -> Any:
     """The type in which DuckDB takes a column."""
     if pa.types.is_float16(kind):
@@ -729,6 +770,12 @@ def _readable(kind: Any, pa: Any) -> Any:
 # --- queries -----------------------------------------------------------------------------------------------
 
 _RESULT = "result_of_query"
+
+QUERY_MEMORY = "1GB"
+"""What DuckDB takes of memory for a query whose result is read by column."""
+
+PART_ROWS = 100_000
+"""Of a query's result, in memory at once."""
 """The schema of DuckDB in which the result lies, apart from the tables that the query reads."""
 
 
@@ -740,35 +787,71 @@ def _open_query(query: Query) -> OpenTable:
     """
     connection = _connect()
     try:
-        statement = _one_statement(connection, query)
-        _check_table_names(query)
-        for name, path in query.files.items():
-            _copy_table(connection, name, path)
-        connection.execute(f"CREATE SCHEMA {_RESULT}")
-        connection.execute("SET python_enable_replacements = false")
-        connection.execute("SET enable_external_access = false")
-        connection.execute("SET lock_configuration = true")
+        statement = _with_tables(connection, query)
         try:
             described = connection.execute(f"DESCRIBE {statement}").fetchall()
             connection.execute(f"CREATE TABLE {_RESULT}.cells AS {statement}")
-        except duckdb.PermissionException as error:
-            raise DataError(
-                f"{query.where}: expected a query that reads {_tables(query)}, found one that reads files by itself; "
-                "name each file in source.files"
-            ) from error
-        except duckdb.OutOfMemoryException as error:
-            raise DataError(
-                f"{query.where}: expected files and a result that fit in memory together, found too little of it ({_reason(error)}); "
-                "read fewer columns or rows"
-            ) from error
         except duckdb.Error as error:
-            raise _bad_query(query, _reason(error)) from error
+            raise _refused_query(query, error) from error
     except BaseException:
         connection.close()
         raise
     names, types = (tuple(str(row[place]) for row in described) for place in (0, 1))
     relation = f"{_RESULT}.cells AS t({_aliases(len(names))})"
     return OpenTable(f"the result of {query.where}", names, types, connection, relation, (), io.BytesIO())
+
+
+def _parts_of_query(query: Query) -> Iterator[Any]:
+    """What a query over files finds, in parts, each an Arrow table; the first one has no rows.
+
+    The files' rows and what the query needs beside are in a folder for a time, which is this user's alone, and not in memory.
+    """
+    import pyarrow as pa
+
+    with tempfile.TemporaryDirectory(prefix="hansa-") as folder:
+        connection = _connect(str(Path(folder) / "tables.duckdb"))
+        try:
+            connection.execute(f"SET memory_limit = '{QUERY_MEMORY}'")  # beyond that it writes beside its file
+            statement = _with_tables(connection, query)
+            try:
+                found: Any = connection.sql(statement)
+                # Its name before DuckDB 2.
+                reader = (getattr(found, "to_arrow_reader", None) or found.fetch_arrow_reader)(PART_ROWS)
+                yield reader.schema.empty_table()
+                for batch in reader:
+                    yield pa.Table.from_batches([batch])
+            except (duckdb.Error, OSError) as error:  # pyarrow has one kind for what a reader says
+                raise _refused_query(query, error) from error
+        finally:
+            connection.close()
+
+
+def _with_tables(connection: duckdb.DuckDBPyConnection, query: Query) -> str:
+    """Read a query's files into tables, and limit the connection to them; the statement. Raises DataError."""
+    statement = _one_statement(connection, query)
+    _check_table_names(query)
+    for name, path in query.files.items():
+        _copy_table(connection, name, path)
+    connection.execute(f"CREATE SCHEMA {_RESULT}")
+    connection.execute("SET python_enable_replacements = false")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return statement
+
+
+def _refused_query(query: Query, error: Exception) -> DataError:
+    """What DuckDB says of a query, in our words."""
+    if isinstance(error, duckdb.PermissionException):
+        return DataError(
+            f"{query.where}: expected a query that reads {_tables(query)}, found one that reads files by itself; "
+            "name each file in source.files"
+        )
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return DataError(
+            f"{query.where}: expected files and a result that fit in memory together, found too little of it ({_reason(error)}); "
+            "read fewer columns or rows"
+        )
+    return _bad_query(query, _reason(error))
 
 
 def _tables(query: Query) -> str:

@@ -82,17 +82,31 @@ class HoldOut:
         """Of the hashes that `of_hashes` takes."""
         return self.seed ^ FOLDS if self.folds else self.seed
 
+    def of_subjects(self, subjects: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """Whether each row of these subjects, uint64 (n_rows,) of `hash_subjects`, is held out, bool (n_rows,)."""
+        return self.of_hashes(_keyed(subjects, self.hash_seed))
+
     def of_hashes(self, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
         """Whether each row of these hashes, uint64 (n_rows,), is held out, bool (n_rows,)."""
         return _folds(hashes, self.folds) == self.fold if self.folds else share_by_hash(hashes, self.fraction)
 
 
 def held_out(
-    features: Iterable[npt.NDArray[np.float32]], labels: npt.NDArray[np.float32], rule: HoldOut
+    features: Iterable[npt.NDArray[np.float32]],
+    labels: npt.NDArray[np.float32],
+    rule: HoldOut,
+    subjects: npt.NDArray[np.uint64] | None = None,
 ) -> npt.NDArray[np.bool_]:
-    """Which rows are held out, equal rows together: bool (n_rows,). Features and labels as for `hash_rows`."""
+    """Which rows are held out: bool (n_rows,).
+
+    Args:
+        features, labels: as for `hash_rows`; equal rows are held out together.
+        subjects: in place of them, `hash_subjects` of whom each row is of: all rows of one are held out together.
+    """
     if not rule.any:
         return np.zeros(labels.shape[0], np.bool_)
+    if subjects is not None:
+        return rule.of_subjects(subjects)
     return rule.of_hashes(hash_rows(features, labels, rule.hash_seed))
 
 
@@ -111,14 +125,25 @@ def folds_by_contents(
 
 
 def folds_by_subject(subjects: Iterable[str], folds: int, seed: int) -> npt.NDArray[np.int64]:
-    """Which fold each row is in, all rows of a subject together: int64 (n_rows,), by BLAKE2b of its text under the seed as key."""
-    key = seed.to_bytes(8, "little")
+    """Which fold each row is in, all rows of a subject together: int64 (n_rows,). As `HoldOut.of_subjects` has it."""
+    return _folds(_keyed(hash_subjects(subjects), seed ^ FOLDS), folds)
+
+
+def hash_subjects(subjects: Iterable[str]) -> npt.NDArray[np.uint64]:
+    """The first eight bytes of SHA-256 of each text in UTF-8, the most significant first: uint64 (n_rows,)."""
     rows = list(subjects)
-    found = {
-        subject: int.from_bytes(hashlib.blake2b(subject.encode(), digest_size=8, key=key).digest(), "little")
-        for subject in set(rows)
-    }
-    return _folds(np.array([found[subject] for subject in rows], np.uint64), folds)
+    found = {text: int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") for text in set(rows)}
+    return np.array([found[text] for text in rows], np.uint64)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _keyed(subjects, seed):  # type: ignore[no-untyped-def]
+    """Hashes of subjects, uint64 (n_rows,), under a seed: another one gives other folds."""
+    hashes = np.empty(subjects.shape[0], np.uint64)
+    key = mix(np.uint64(seed) + np.uint64(0x9E3779B97F4A7C15))
+    for row in range(subjects.shape[0]):
+        hashes[row] = mix(subjects[row] ^ key)
+    return hashes
 
 
 FOLDS = 0x666F6C6473
@@ -138,7 +163,10 @@ def _shares(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
 def keyed_digest(key: bytes, rows: Columns, *, ordered: bool = False) -> bytes:
     """32 bytes that tell a party's rows, in any order or in theirs. Without the key nobody can try out rows."""
     columns = chain(
-        each(rows), () if rows.weight is None else (rows.weight,), () if rows.base_margin is None else rows.base_margin
+        each(rows),
+        () if rows.weight is None else (rows.weight,),
+        () if rows.base_margin is None else rows.base_margin,
+        () if rows.subject is None else rows.subject.view(np.float32).reshape(-1, 2).T,
     )
     hashes = hash_rows(columns, rows.label, 0)
     return hmac.new(key, (hashes if ordered else np.sort(hashes)).tobytes(), hashlib.sha256).digest()

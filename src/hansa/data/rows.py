@@ -33,6 +33,13 @@ def _violations(rows: Rows, schema: Schema, label_kind: LabelKind, owner: str) -
         yield SchemaViolation(
             owner, None, schema.weight, expected, found, "give the rows as the plan's schema names them"
         )
+    if (rows.subject is None) != (schema.id is None):
+        expected, found = ("no ids", "some") if schema.id is None else ("the hash of each row's id", "none")
+        cure = "give the rows as the plan's schema names them: subject is uint64 (n_rows,), as read_rows gives it"
+        yield SchemaViolation(owner, None, schema.id, expected, found, cure)
+    elif rows.subject is not None and (rows.subject.dtype != np.uint64 or rows.subject.shape != (rows.n_rows,)):
+        cure = "give what read_rows gives"
+        yield SchemaViolation(owner, None, schema.id, "uint64 of shape (n_rows,)", _kind_of(rows.subject), cure)
     margins = () if rows.base_margin is None else tuple(rows.base_margin)
     if len(margins) != len(schema.base_margin):
         expected = f"base margins for {len(schema.base_margin)} columns"

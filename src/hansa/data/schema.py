@@ -74,6 +74,9 @@ class Schema:
         By categorical feature, in the order of `features`, how many pooled rows a level needs; those with fewer become `OTHER`.
     union : tuple of str
         Categorical features, in the order of `features`, whose levels no list has: all texts that some party's table holds, sorted.
+    id : str or None
+        Column that says whom or what a row is of, such as a patient: all rows of one value are held out together, and are in one fold.
+        It is no feature, and stays with the party.
 
     Raises
     ------
@@ -101,12 +104,13 @@ class Schema:
     dates: tuple[tuple[str, str], ...] = ()
     rare_levels: tuple[tuple[str, int], ...] = ()
     union: tuple[str, ...] = ()
+    id: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", _names(self.features))
         if not self.features:
             raise PlanError("schema.features: no feature is named; list at least one numeric column")
-        for role, name in (("label", self.label), ("weight", self.weight)):
+        for role, name in (("label", self.label), ("weight", self.weight), ("id", self.id)):
             if name is not None and (not isinstance(name, str) or not name):
                 raise PlanError(f"schema.{role}: {name!r} is no column name; write the column's name")
         object.__setattr__(self, "base_margin", _listed("base_margin", self.base_margin))
@@ -116,13 +120,14 @@ class Schema:
                 "together: columns, and a positive number that no row's base margin exceeds in size"
             )
         self._check_dates()
-        _refuse_repeats(self._named, "schema", "a column is one feature, the label, the weight or a base margin: ")
+        named = self._named if self.id is None else (*self._named, self.id)
+        _refuse_repeats(named, "schema", "a column is one feature, the label, the weight, a base margin or the id: ")
         object.__setattr__(self, "ignore", tuple(sorted(_listed("ignore", self.ignore))))
         _refuse_repeats(self.ignore, "schema.ignore", "")
         for name in self.ignore:
             if name in self.columns:
                 raise PlanError(
-                    f"schema.ignore: column {name!r} is a feature, the label, the weight or a base margin too; read it or ignore it"
+                    f"schema.ignore: column {name!r} is a feature, the label, the weight, a base margin or the id too; leave one out"
                 )
         levels = tuple(tuple(own) for own in self.categories)
         if levels and len(levels) != len(self.features):
@@ -197,9 +202,10 @@ class Schema:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """All columns of a table: those of the features, the label, the weight where there is one, base margins."""
+        """All columns of a table: those of the features, the label, the weight where there is one, base margins, the id."""
         dates = self.date_columns
-        return tuple(dict.fromkeys(dates[name][1] if name in dates else name for name in self._named))
+        named = [dates[name][1] if name in dates else name for name in self._named]
+        return tuple(dict.fromkeys([*named, *(() if self.id is None else (self.id,))]))
 
     @property
     def values(self) -> tuple[str, ...]:

@@ -46,6 +46,9 @@ SHOWN_CHARACTERS = 60
 A_NUMBER = "a number (at most 3.4e38, or empty for missing)"
 
 
+WHOLE_TYPES = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
+"""DuckDB's types of ids that are numbers: one id has one text."""
+
 A_DATE = "a date such as 2024-03-01 or 2024-03-01T12:30+02:00, of the years 1 to 9999"
 
 
@@ -67,6 +70,8 @@ class Rows:
         Each row's margin before the first tree; None where the schema names none.
     dictionaries : mapping of str to tuple of str
         The party's own levels, sorted, of the features of `Schema.union`: what their codes stand for.
+    subject : uint64 (n_rows,) or None
+        A hash of whom or what each row is of; None where the schema names no id.
 
     Examples
     --------
@@ -81,6 +86,7 @@ class Rows:
     warnings: tuple[str, ...] = ()
     base_margin: Array | None = None
     dictionaries: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    subject: Array | None = None
 
     @property
     def n_rows(self) -> int:
@@ -226,7 +232,8 @@ def read_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> Rows:
     DataError
         Names file, row, column, what was expected and found, and the cure: unreadable or unknown file; no rows; missing, extra or
         repeated columns; text in a numeric column, or an unknown level in a categorical one; infinite or out of float32's range;
-        missing or NaN label, weight or base margin; negative weight; all weights zero; a base margin beyond its limit.
+        missing or NaN label, weight or base margin; negative weight; all weights zero; a base margin beyond its limit; a row without
+        the id that the schema names, or an id of another type than texts and whole numbers.
 
     Examples
     --------
@@ -245,13 +252,40 @@ def read_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> Rows:
             raise DataError(str(violation))
         warnings = coarse_warnings(table, columns, numeric(schema, columns), schema.decimal)
         dictionaries = dictionaries_of(table, schema)
+        subjects, of_ids = subjects_of(table, schema)
+        if of_ids is not None:
+            raise DataError(str(of_ids))
     n_rows = len(columns[schema.label].values)
     features = np.empty((len(schema.features), n_rows), dtype=np.float32)
     for index, name in enumerate(schema.features):
         features[index] = columns.pop(name).values  # let go of each column as soon as it is copied
     weight = None if schema.weight is None else columns[schema.weight].values
     margins = base_margin_of(columns, schema.base_margin)
-    return Rows(features, columns[schema.label].values, weight, tuple(warnings), margins, dictionaries)
+    return Rows(features, columns[schema.label].values, weight, tuple(warnings), margins, dictionaries, subjects)
+
+
+def subjects_of(table: OpenTable, schema: Schema) -> tuple[Array | None, SchemaViolation | None]:
+    """The hashes of the rows' ids (`holdout.hash_subjects`), uint64 (n_rows,), where the schema names an id and the table has it; and
+    what is wrong with it, or None. Ids are compared as texts, letter by letter; the database hashes them, so that none is kept.
+    """
+    if schema.id is None or schema.id not in table.places:
+        return None, None
+    place = table.places[schema.id]
+    kind = table.types[place]
+    if not is_text(kind) and kind not in WHOLE_TYPES:
+        cure = "cast the column to texts or whole numbers, alike at every party: ids are compared letter by letter"
+        found = f"the type {kind:.{SHOWN_CHARACTERS}}"
+        return None, SchemaViolation(table.file, None, schema.id, "texts or whole numbers", found, cure)
+    text = f"c{place}::VARCHAR"
+    digits = f"('0x' || left(sha256({text}), 16))::UBIGINT"
+    missing = f"{text} IS NULL OR {word(f'c{place}')} IN {MISSING_WORDS}"
+    hashes = np.ma.asarray(table.fetch([f"CASE WHEN {missing} THEN NULL ELSE {digits} END"])[0])
+    empty = np.ma.getmaskarray(hashes)
+    if empty.any():
+        row, count = int(empty.argmax()), int(np.count_nonzero(empty))
+        cure = "fill it in, or drop the row: rows of one id are held out together"
+        return None, SchemaViolation(*table.place(row), schema.id, "an id in every row", "a missing value", cure, count)
+    return np.asarray(hashes.data, np.uint64), None
 
 
 def base_margin_of(columns: Mapping[str, Column], names: Sequence[str]) -> Array | None:
@@ -335,8 +369,15 @@ def check_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> CheckR
     False
     """
     check_label_kind(label_kind)
-    with open_table(path) as table:
+    return report_of(open_table(path), schema, label_kind)
+
+
+def report_of(table: OpenTable, schema: Schema, label_kind: LabelKind) -> CheckReport:
+    """`check_rows` of an open table, which is closed."""
+    with table:
         violations = list(column_violations(table, schema))
+        of_ids = subjects_of(table, schema)[1]
+        violations += [] if of_ids is None else [of_ids]
         names = [name for name in schema.values if schema.date_columns.get(name, ("", name))[1] in table.places]
         # A large table is looked at one column at a time; of other files that would be many scans.
         by_column = table.is_parquet and table.count_rows() * len(names) >= LARGE_CELLS

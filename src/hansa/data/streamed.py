@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hansa.data.columns import LARGE_CELLS, Array, Columns
-from hansa.data.files import Mark, OpenTable, is_parquet, open_table
-from hansa.data.query import Source
+from hansa.data.files import Mark, OpenTable, is_parquet, open_by_column, open_table
+from hansa.data.query import DatabaseQuery, Query, Source
 from hansa.data.schema import Schema
 from hansa.data.source import (
     Column,
@@ -26,6 +26,7 @@ from hansa.data.source import (
     no_rows,
     numeric,
     read_rows,
+    subjects_of,
     value_violations,
 )
 from hansa.data.source import coarse_warnings as coarse
@@ -34,10 +35,11 @@ from hansa.errors import DataError, RowsLost
 
 @dataclass(frozen=True, eq=False)
 class StreamedRows:
-    """One party's rows in Parquet files that stay open; only label, weight and base margins are in memory. As `columns.Columns`.
+    """One party's rows in Parquet files that stay open, as `columns.Columns`; only label, weight, base margins and hashes of ids are in
+    memory.
 
     Attributes:
-        warnings, dictionaries: as `source.Rows`.
+        warnings, dictionaries, subject: as `source.Rows`.
         table, schema: where the features are. marks, checksums: what the files, and each feature's values, were like when they were
             checked.
     """
@@ -51,6 +53,7 @@ class StreamedRows:
     marks: tuple[Mark, ...]
     checksums: tuple[int, ...]
     dictionaries: Mapping[str, tuple[str, ...]]
+    subject: Array | None
 
     @property
     def n_rows(self) -> int:
@@ -96,9 +99,9 @@ def open_rows(
     Args:
         source, schema, label_kind: as for `read_rows`.
         by_column: whether they are read column by column, each time anew, and not into memory; None does so for Parquet files of
-            `LARGE_CELLS` cells or more.
+            `LARGE_CELLS` cells or more. What a query finds is kept in a file meanwhile (`files.open_by_column`).
 
-    Raises DataError: as `read_rows`; or rows that do not come from Parquet files are to be read by column.
+    Raises DataError: as `read_rows`; or rows that come neither from Parquet files nor from a query are to be read by column.
     """
     check_label_kind(label_kind)
     if is_parquet(source) and by_column is not False:
@@ -106,10 +109,14 @@ def open_rows(
             if by_column or table.count_rows() * len(schema.features) >= LARGE_CELLS:
                 yield _checked(table, schema, label_kind)
                 return
+    elif by_column and isinstance(source, Query | DatabaseQuery):
+        with open_by_column(source) as table:
+            yield _checked(table, schema, label_kind)
+            return
     elif by_column:
         raise DataError(
-            "by_column = true: expected rows in Parquet files, found another source; write the table, or what the query finds, as "
-            "Parquet, or leave by_column out"
+            "by_column = true: expected rows in Parquet files, or a query, found another file; write the table as Parquet, or leave "
+            "by_column out"
         )
     yield read_rows(source, schema, label_kind=label_kind)
 
@@ -133,6 +140,9 @@ def _checked(table: OpenTable, schema: Schema, label_kind: LabelKind) -> Streame
             kept[name] = columns[name]
         else:
             checksums.append(zlib.crc32(columns[name].values.data))
+    subjects, of_ids = subjects_of(table, schema)
+    if of_ids is not None:
+        raise DataError(str(of_ids))
     table.check_marks(marks)
     weight = None if schema.weight is None else kept[schema.weight].values
     starts = base_margin_of(kept, schema.base_margin)
@@ -146,4 +156,5 @@ def _checked(table: OpenTable, schema: Schema, label_kind: LabelKind) -> Streame
         marks,
         tuple(checksums),
         dictionaries_of(table, schema),
+        subjects,
     )

@@ -13,10 +13,10 @@ import msgspec
 from hansa.consortium.ledger import Ledger, spent_under, split_under
 from hansa.consortium.policy import PolicyRule
 from hansa.data.columns import each
-from hansa.data.files import is_parquet
-from hansa.data.query import Source
+from hansa.data.files import is_parquet, open_by_column
+from hansa.data.query import DatabaseQuery, Query, Source
 from hansa.data.schema import Schema
-from hansa.data.source import CheckReport, ColumnSummary, SchemaViolation, check_rows
+from hansa.data.source import CheckReport, ColumnSummary, SchemaViolation, check_rows, report_of
 from hansa.data.streamed import open_rows
 from hansa.errors import PlanError
 from hansa.exposure import exposure, exposure_lines, notes_on_rows, released
@@ -180,12 +180,17 @@ def check_own_table(plan: Plan, source: Source, schema: Schema, by_column: bool 
 
     Raises DataError where the table cannot be read at all.
     """
-    report = check_rows(source, schema, label_kind=plan.parameters.label_kind)
+    kind = plan.parameters.label_kind
+    spooled = bool(by_column) and isinstance(source, Query | DatabaseQuery)
+    if by_column and isinstance(source, Query | DatabaseQuery):
+        report = report_of(open_by_column(source), schema, kind)
+    else:
+        report = check_rows(source, schema, label_kind=kind)
     memory = memory_of(
         plan,
         report.n_rows,
         lacks=any(feature.missing for feature in report.features),
-        parquet=is_parquet(source),
+        parquet=spooled or is_parquet(source),
         by_column=by_column,
     )
     return TableCheck(plan, report, sent_under(plan), None, memory)

@@ -232,7 +232,7 @@ class MemberFile:
     def schema(self) -> Schema:
         """What this party's table is held to: the plan's schema, and the party's own column beside it."""
         schema = self.plan.schema
-        if self.id is None or self.id in schema.ignore:
+        if self.id is None or self.id in (*schema.ignore, schema.id):
             return schema
         return replace(schema, ignore=(*schema.ignore, self.id))
 
@@ -280,7 +280,7 @@ def read_member_file(path: Path, ask: Callable[[str], str] | None = None) -> Mem
         )
     if document.proxy is not None and identity.name == plan.hub:
         raise PlanError(f"{path}: proxy is for members that dial; {identity.name!r} only listens: leave it out")
-    if document.id is not None and document.id in plan.schema.columns:
+    if document.id is not None and document.id in plan.schema.columns and document.id != plan.schema.id:
         raise PlanError(f"{path}: id is {document.id!r}, which the plan reads as a column of its schema; leave id out")
     missing = sorted(set(plan.members) - set(members))
     if missing:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from hansa.node.record import Failure, Record
+from hansa.plan import Value
 from hansa.roles.run import Binned, Progress, Registered, Resumed, TableDescribed, Trained, TreeGrown, Withheld
 from hansa.transport.notices import Kind
 
@@ -71,6 +72,19 @@ class FoldBegan(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", ta
     folds: int
 
 
+class TrialBegan(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="trial", forbid_unknown_fields=True):
+    """The run of a trial of a search for parameters begins.
+
+    Attributes:
+        member: this one. trial: from 1 to trials. parameters: those that are searched.
+    """
+
+    member: str
+    trial: int
+    trials: int
+    parameters: dict[str, Value]
+
+
 class Stage(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="stage", forbid_unknown_fields=True):
     """What a simulation does next, in words."""
 
@@ -87,7 +101,7 @@ class Failed(Failure, frozen=True, kw_only=True, tag_field="event", tag="error",
     """The run, or the command, failed; the last line of `--json` then."""
 
 
-Event = Listening | FoldBegan | Progress | Noticed | Paused | Stage
+Event = Listening | FoldBegan | TrialBegan | Progress | Noticed | Paused | Stage
 """What `run` and simulations tell while they go on."""
 
 Line = Event | Ended | Failed
@@ -104,6 +118,7 @@ def line_of(line: msgspec.Struct) -> str:
 _LINES: msgspec.json.Decoder[Line] = msgspec.json.Decoder(
     Listening
     | FoldBegan
+    | TrialBegan
     | Registered
     | Resumed
     | Binned

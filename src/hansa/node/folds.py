@@ -1,71 +1,58 @@
-"""Cross-validation over the network: one run a fold, each with keys of its own, of which nobody receives a model.
+"""Cross-validation over the network: one run a fold, of which nobody receives a model.
 
-Which fold a row is in follows from the row alone (`data.holdout`), and every member plays the folds in one order. So a fold's scores
-are those of `simulation.cross_validation` over the same rows.
+Which fold a row is in follows from the row, or its id, alone (`data.holdout`). So a fold's scores are those of
+`simulation.cross_validation` over the same rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
-
 from hansa.node.config import MemberFile
-from hansa.node.events import Event, FoldBegan, Listening, OnEvent
+from hansa.node.events import FoldBegan, OnEvent
 from hansa.node.fold_scores import fold_scores
-from hansa.node.record import AggregatorRecord, PartyRecord, Record, first_record, keeping, known
+from hansa.node.measured_runs import (
+    MeasuredRun,
+    Play,
+    bytes_of_runs,
+    facts_on_shares,
+    opened_history,
+    party_of_runs,
+    play_all,
+)
+from hansa.node.record import (
+    AggregatorRecord,
+    HubRecord,
+    Record,
+    SharedRecord,
+    first_record,
+    keeping,
+    known,
+)
 
-Play = Callable[[MemberFile, OnEvent], Record]
-"""Plays a member's part in one run."""
 
-
-def cross_validate(member: MemberFile, play: Play, on_event: OnEvent) -> AggregatorRecord | PartyRecord:
+def cross_validate(member: MemberFile, play: Play, on_event: OnEvent) -> Record:
     """Play this member's part in the run of each fold; the record of all, which is also written where the file says.
 
     Each fold's own record stands beside it. Raises HansaError and its kinds: a fold was refused or stopped, and so all are.
     """
-    plan = member.plan
-    if member.identity.name == plan.aggregator:
+    plan, name = member.plan, member.identity.name
+    runs = [
+        MeasuredRun(own, f"fold-{number}", FoldBegan(member=name, fold=number, folds=plan.folds))
+        for number, own in enumerate(plan.of_folds(), 1)
+    ]
+    score = plan.maximizes, plan.parameters.early_stopping_rounds
+    if plan.coopetitive is not None:
+        kind = HubRecord if name == plan.hub else SharedRecord
+        with keeping(member.record, first_record(kind, member, roles=())) as shared_record:
+            shared = [own for own in play_all(member, runs, play, on_event) if isinstance(own, SharedRecord)]
+            shared_record.count(lambda: bytes_of_runs(shared))
+            facts = facts_on_shares(member, "fold", shared)
+            if name in plan.servers:
+                facts["cross_validation"] = fold_scores([opened_history(plan, own) for own in shared], *score)
+            return shared_record.end("finished", **facts)
+    if name == plan.aggregator:
         with keeping(member.record, first_record(AggregatorRecord, member)) as record:
-            folds = [own for own in _played(member, play, on_event) if isinstance(own, AggregatorRecord)]
-            record.count(lambda: _bytes(folds))
-            histories = [known(own.history) for own in folds]
-            scores = fold_scores(histories, plan.maximizes, plan.parameters.early_stopping_rounds)
+            folds = [own for own in play_all(member, runs, play, on_event) if isinstance(own, AggregatorRecord)]
+            record.count(lambda: bytes_of_runs(folds))
+            scores = fold_scores([known(own.history) for own in folds], *score)
             return record.end("finished", cross_validation=scores, roster=folds[-1].roster, clear=folds[-1].clear)
-    with keeping(member.record, first_record(PartyRecord, member)) as own_record:
-        played = [own for own in _played(member, play, on_event) if isinstance(own, PartyRecord)]
-        own_record.count(lambda: _bytes(played))
-        last = played[-1]
-        return own_record.end("finished", rows=last.rows, warnings=last.warnings, clear=last.clear)
-
-
-def _played(member: MemberFile, play: Play, on_event: OnEvent) -> list[Record]:
-    """The records of the folds' runs."""
-    ended, port = [], member.port
-
-    def event(what: Event) -> None:
-        nonlocal port
-        if isinstance(what, Listening):  # where the others find the hub again, also where the system chose the port
-            port = what.port
-        on_event(what)
-
-    for fold, plan in enumerate(member.plan.of_folds()):
-        event(FoldBegan(member=member.identity.name, fold=fold + 1, folds=member.plan.folds))
-        path = None if member.record is None else fold_record(member.record, fold)
-        ended.append(
-            play(replace(member, plan=plan, record=path, port=port, provenance=None, model_signature=None), event)
-        )
-    return ended
-
-
-def _bytes(folds: Sequence[Record]) -> dict[str, int]:
-    """What passed in all of them."""
-    return {
-        "bytes_up": sum(known(own.bytes_up) for own in folds),
-        "bytes_down": sum(known(own.bytes_down) for own in folds),
-    }
-
-
-def fold_record(record: Path, fold: int) -> Path:
-    """Where the record of a fold's run is, from 0, beside that of all."""
-    return record.with_name(f"{record.stem}.fold-{fold + 1}{record.suffix}")
+    return party_of_runs(member, runs, play, on_event)

@@ -40,6 +40,7 @@ def defaults(plan: Plan) -> dict[str, object]:
         "members.continue_after_s": None,
         "members.server_links": "hub",
         "schema.weight": None,
+        "schema.id": None,
         "schema.decimal": ".",
         "schema.ignore": (),
         "schema.classes": (),

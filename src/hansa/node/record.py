@@ -27,6 +27,7 @@ from hansa.node import logs
 from hansa.node.config import MemberFile
 from hansa.node.fold_scores import FoldScores
 from hansa.node.phases import PhaseCost
+from hansa.node.trial_scores import SearchScores
 from hansa.roles.run import Purpose
 from hansa.transport.channel import Traffic
 from hansa.version import __version__
@@ -116,11 +117,12 @@ class AggregatorRecord(_Started, frozen=True, kw_only=True, tag_field="role", ta
     Attributes:
         masked_bytes: of what came from the parties. clear: what came without a mask.
         trees_grown, exchanges: in all. history: metric -> its values after each round. without_value: metric -> why it has none.
-        roster: (party, training rows, rows held out). traffic: by party. cross_validation: of a plan of folds, whose last one's roster
-            this is. left_out: parties that the run went on without, where there are any.
+        roster: (party, training rows, rows held out). traffic: by party. cross_validation: of a plan of folds, and search: of one of
+            trials; the roster is the last one's. left_out: parties that the run went on without, where there are any.
     """
 
     cross_validation: FoldScores | UnsetType = UNSET
+    search: SearchScores | UnsetType = UNSET
     masked_bytes: int | UnsetType = UNSET
     clear: str | UnsetType = UNSET
     trees_grown: int | UnsetType = UNSET
@@ -157,12 +159,15 @@ class SharedRecord(_Started, frozen=True, kw_only=True, tag_field="role", tag="m
         roles: "hub", "owner", "server", "receiver". sealed_bytes: of what left.
         rounds: of the protocol, at a server. training_rounds: those of training. openings: what was opened to it.
         history: metric -> (trees, value) wherever it was opened to it. without_value: metric -> why it has none.
+        cross_validation, search: of a plan of folds or trials, at a server.
         cut: why fewer rounds than asked for were released.
         rows, warnings: of its table. model_sha256: of the model; None where it is no receiver.
         tree_seconds, phase_trees, phases, peak_bytes, seconds: what training cost a server; phases are of the last `phase_trees` trees.
     """
 
     roles: tuple[str, ...]
+    cross_validation: FoldScores | UnsetType = UNSET
+    search: SearchScores | UnsetType = UNSET
     sealed_bytes: int | UnsetType = UNSET
     rounds: int | UnsetType = UNSET
     history: dict[str, tuple[tuple[int, float | None], ...]] | UnsetType = UNSET

@@ -15,7 +15,9 @@ from hansa.node.files import check_files
 from hansa.node.folds import cross_validate
 from hansa.node.notices import NoticeWriter
 from hansa.node.record import AggregatorRecord, PartyRecord, Record, file_sha256
+from hansa.node.trials import search
 from hansa.plan import COOPETITIVE, Plan
+from hansa.roles.summed.aggregator import IsBehind
 from hansa.roles.summed.describing import check_describable
 from hansa.transport.notices import Notice
 from hansa.version import __version__
@@ -34,20 +36,24 @@ def run(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | No
     Raises HansaError and its kinds: the run was refused or stopped; ModelWithheld where it went to its end, and the plan's condition
     lets nobody have the model.
     """
-    if member.plan.folds and keep is None:
+    if member.plan.only_measures and keep is None:
         check_approved(member)
-        return cross_validate(member, lambda one, tell: _run_once(one, tell, None), on_event)
+        if member.plan.folds:
+            return cross_validate(member, lambda one, tell: _run_once(one, tell, None), on_event)
+        return search(member, lambda one, tell, behind: _run_once(one, tell, None, behind), on_event)
     return _run_once(member, on_event, keep)
 
 
-def _run_once(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | None) -> Record:
+def _run_once(
+    member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | None, behind: IsBehind | None = None
+) -> Record:
     """`run`, of a plan that is one run. What is wrong with the member's files is told before its log is touched."""
     _check_member(member, describes=keep is not None)
     with auditing(member, "train" if keep is None else "describe") as audit:
         check_approved(member)
         if member.model_signature is not None:
             check_signing()
-        record = _play(member, on_event, keep, audit)
+        record = _play(member, on_event, keep, audit, behind)
     if record.state == "withheld":
         raise ModelWithheld(
             f"the run is over, and nobody has the model: the plan demands {member.plan.release.condition} of held-out rows, "
@@ -82,7 +88,13 @@ def _left_out(record: Record) -> tuple[str, ...]:
     return gone if isinstance(gone, tuple) else ()
 
 
-def _play(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | None, audit: RunAudit) -> Record:
+def _play(
+    member: MemberFile,
+    on_event: OnEvent,
+    keep: summed.KeepDescription | None,
+    audit: RunAudit,
+    behind: IsBehind | None,
+) -> Record:
     """`run` behind what members agreed on."""
     plan, name = member.plan, member.identity.name
     writer = NoticeWriter()
@@ -109,7 +121,7 @@ def _play(member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | 
         play = shared.run_hub_of_members if name == plan.hub else shared.run_member_of_hub
         return play(member, event, notify, audit)
     if name == plan.aggregator:
-        return summed.run_aggregator(member, event, notify, audit, keep)
+        return summed.run_aggregator(member, event, notify, audit, keep, behind)
     return summed.run_party(member, event, notify, audit, keep)
 
 

@@ -512,6 +512,9 @@ def _play(
             run_member(role, counted(channel), played.limit_s, role.waiting_for)
             facts = played.ended()
             _note_release(audit, played, facts, plan)
+        if plan.is_one_of_many:  # the next run is another one: it begins once the hub has ended the connection
+            with contextlib.suppress(TransportError):
+                channel.receive(attempt.wait_s)
     except TransportError as error:
         lost = error if isinstance(error, LinkLost) else error.__cause__
         if isinstance(lost, LinkLost):

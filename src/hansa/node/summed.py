@@ -40,7 +40,7 @@ from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.roles.batches import Admit
 from hansa.roles.run import HubRole, Progress, Purpose, agreement, run_hub, run_member
-from hansa.roles.summed.aggregator import Aggregator, Outcome
+from hansa.roles.summed.aggregator import Aggregator, IsBehind, Outcome
 from hansa.roles.summed.custom import NO_FUNCTIONS
 from hansa.roles.summed.party import Party
 from hansa.roles.summed.release import released_value
@@ -74,13 +74,18 @@ KeepDescription = Callable[[Description], None]
 
 
 def run_aggregator(
-    member: MemberFile, event: OnEvent, notify: Notify, audit: RunAudit, keep: KeepDescription | None = None
+    member: MemberFile,
+    event: OnEvent,
+    notify: Notify,
+    audit: RunAudit,
+    keep: KeepDescription | None = None,
+    behind: IsBehind | None = None,
 ) -> AggregatorRecord:
     """Listen, register the plan's parties, train, or describe where there is a `keep`. Returns the record, which is also written where
     the file says.
 
     `event` is called with where it listens, then with every step of the run's progress; `notify` with what happens to connections;
-    `audit` takes down what the member's log keeps.
+    `audit` takes down what the member's log keeps; `behind` ends a trial early.
     """
     plan = member.plan
     with contextlib.ExitStack() as opened:
@@ -89,7 +94,7 @@ def run_aggregator(
         )
         attempt = _Attempt(member.port, member.wait_s)
         if keep is not None or not survives(member):
-            return _aggregate(member, event, notify, audit, record, keep, attempt)
+            return _aggregate(member, event, notify, audit, record, keep, attempt, behind=behind)
         pauses = Pauses(member.wait_s, plan.aggregator, event)
         state = opened.enter_context(
             AggregatorState(member.state, agreement(plan, member.signer.identities), plan.aggregator)
@@ -151,6 +156,7 @@ def _aggregate(
     keep: KeepDescription | None,
     attempt: _Attempt,
     state: AggregatorState | None = None,
+    behind: IsBehind | None = None,
 ) -> AggregatorRecord:
     """The aggregator's run; with a state, one epoch of it."""
     plan = member.plan
@@ -204,6 +210,7 @@ def _aggregate(
         signer=member.signer,
         start=None if keep else read_start_model(member),
         purpose=_purpose(keep),
+        behind=behind,
     )
     surviving: SurvivingAggregator | None = None
     role: HubRole = aggregator
@@ -555,7 +562,7 @@ def _contribute(
             if party.withheld:
                 audit.withheld()
             audit.released(None if party.model is None else hashlib.sha256(party.model).hexdigest(), plan.receivers)
-        if plan.fold is not None:  # the next fold's run is another one: it begins once the hub has ended the connection
+        if plan.is_one_of_many:  # the next run is another one: it begins once the hub has ended the connection
             with contextlib.suppress(TransportError):
                 channel.receive(attempt.wait_s)
     except LinkLost as loss:

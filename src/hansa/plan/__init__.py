@@ -3,6 +3,7 @@
 from hansa.plan.plan import Coopetitive, CustomMetric, CustomObjective, Plan, Release
 from hansa.plan.reading import parameters_of, parse_plan, read_plan
 from hansa.plan.rules import checked_classes
+from hansa.plan.search import Interval, Search, Value
 from hansa.plan.values import (
     COOPETITIVE,
     DEFAULT_BINS_ON_SHARES,
@@ -46,8 +47,11 @@ __all__ = [
     "Coopetitive",
     "CustomMetric",
     "CustomObjective",
+    "Interval",
     "Plan",
     "Release",
+    "Search",
+    "Value",
     "checked_classes",
     "default_verify_counts",
     "parameters_of",

@@ -21,6 +21,7 @@
     classes = ["no", "yes"]                   # optional: what a label of texts says; the place in the list is the class
     unseen = "error"                          # optional: predictions refuse levels that no list has; default "missing"
     dates = { opened = "days" }               # optional: by feature, the rule that makes its number of a date
+    id = "patient"                            # optional: whom a row is of: all rows of one are held out together, or in one fold
     rare_levels = { employer = 20 }           # optional: levels that fewer pooled rows have become one, "other"
 
     [privacy]
@@ -38,6 +39,14 @@
     objective = "binary:logistic"
     rounds = 100
     eta = 0.1
+
+    [search]                                  # optional: a search for parameters: so many trials, whose models nobody receives
+    trials = 20
+
+    [search.space]                            # what is tried, in place of what [parameters] says
+    eta = { low = 0.03, high = 0.3, log = true }
+    max_depth = { low = 2, high = 8 }
+    max_delta_step = [0, 1]
 
 In coopetitive mode nobody sums; three servers compute on shares, and the hub only relays what members seal for each other:
 
@@ -98,6 +107,7 @@ from hansa.data.schema import Schema
 from hansa.declared import fault_of_fields
 from hansa.errors import PlanError
 from hansa.plan.rules import broken_rule
+from hansa.plan.search import Interval, Search, Value, given_of
 from hansa.plan.values import (
     DEFAULT_LEAST_CHOICES,
     DEFAULT_MIN_CELL_ROWS,
@@ -129,7 +139,7 @@ from hansa.plan.values import (
     WeightLimit,
 )
 from hansa.trees.losses import HIGHER_IS_BETTER
-from hansa.trees.parameters import Parameters
+from hansa.trees.parameters import Parameters, parse_parameters
 
 KEYS_OF_COOPETITIVE = {
     "hub": "members.hub",
@@ -372,6 +382,12 @@ class Plan:
         Whose function gives gradients and hessians in place of `parameters.objective`.
     custom_metric : CustomMetric or None
         A metric of held-out rows by a function, after those of `parameters.metrics`.
+    search : Search or None
+        Of a search for parameters: the members train a model for each trial, and nobody receives one.
+    trial : int or None
+        Which of them the run at hand is, from 0; a plan file has none.
+    part_of : str
+        Of a fold or trial: the digest of the plan that the members agreed on, in hexadecimal digits; "" of that plan itself.
 
     Raises
     ------
@@ -412,11 +428,14 @@ class Plan:
     custom_metric: CustomMetric | None = None
     folds: Folds = 0
     fold: int | None = None
+    search: Search | None = None
+    trial: int | None = None
+    part_of: Digest = ""
 
     def __post_init__(self) -> None:
         _hold(self, KEYS_OF_PLAN)
         object.__setattr__(self, "parties", tuple(sorted(self.parties)))
-        object.__setattr__(self, "receivers", () if self.folds else tuple(sorted(self.receivers)))
+        object.__setattr__(self, "receivers", () if self.only_measures else tuple(sorted(self.receivers)))
         if self.folds:
             object.__setattr__(self, "evaluation_fraction", 1 / self.folds)
         object.__setattr__(self, "parameters", self.parameters.for_features(self.schema.features))
@@ -475,9 +494,12 @@ class Plan:
 
     @property
     def opened_steps(self) -> tuple[int, ...]:
-        """Rounds after which a coopetitive plan has the metrics of held-out rows opened; () in the other modes, where all are told."""
+        """Rounds after which a coopetitive plan has the metrics of held-out rows opened: all, of one that only measures; () in the
+        other modes, where all are told."""
         if self.coopetitive is None or not self.evaluation_fraction:
             return ()
+        if self.only_measures:
+            return tuple(range(1, self.parameters.rounds + 1))
         last = () if self.release.metric else (self.parameters.rounds,)
         return self.coopetitive.steps or last
 
@@ -499,27 +521,46 @@ class Plan:
         return self.schema.weight is not None or self.parameters.balance == "parties"
 
     @property
-    def can_wait(self) -> bool:
-        """Whether a run can go on after a process ended: not in folds, nor where levels are found by the run."""
-        return not self.folds and not self.schema.union and not self.schema.rare_levels
+    def is_one_of_many(self) -> bool:
+        """Whether the run at hand is one of a plan's folds or trials."""
+        return self.fold is not None or self.trial is not None
 
     @property
-    def agreed(self) -> Plan:
-        """The plan that the members agreed on, of which this may be one fold."""
-        return replace(self, fold=None)
+    def can_wait(self) -> bool:
+        """Whether a run can go on after a process ended: not in folds and trials, nor where levels are found by the run."""
+        return not self.only_measures and not self.schema.union and not self.schema.rare_levels
+
+    @property
+    def only_measures(self) -> bool:
+        """Whether nobody receives a model: those of folds and trials are measured, and let go."""
+        return bool(self.folds) or self.search is not None
 
     def of_folds(self) -> tuple[Plan, ...]:
         """The plan of each fold's run; of rounds that all folds have: when training would have stopped follows from all of them."""
         parameters = replace(self.parameters, early_stopping_rounds=None)
-        return tuple(replace(self, fold=fold, parameters=parameters) for fold in range(self.folds))
+        agreed = self.digest().hex()
+        return tuple(replace(self, fold=fold, parameters=parameters, part_of=agreed) for fold in range(self.folds))
+
+    def of_trials(self) -> tuple[Plan, ...]:
+        """The plan of each trial's run. Raises PlanError where a trial's parameters do not go together."""
+        if self.search is None:
+            return ()
+        found, agreed = [], self.digest().hex()
+        for trial, drawn in enumerate(self.search.drawn(self.parameters.seed)):
+            try:
+                parameters = parse_parameters({**given_of(self.parameters), **drawn})
+                found.append(replace(self, trial=trial, parameters=parameters, part_of=agreed))
+            except PlanError as error:
+                raise PlanError(f"search.space: trial {trial + 1} of {self.search.trials}: {error}") from error
+        return tuple(found)
 
     def canonical(self) -> bytes:
         """The plan as bytes that depend on its meaning only: JSON with sorted keys, every default written out
         but those of `schema.decimal`, `schema.ignore`, `schema.classes`, `schema.base_margin`, `schema.unseen`, `schema.dates`,
-        `schema.rare_levels` and unions of levels, which came later.
+        `schema.rare_levels`, `schema.id` and unions of levels, which came later.
         """
         content = {"format": 1, **asdict(self)}
-        for name in ("coopetitive", "custom_objective", "custom_metric", "fold"):
+        for name in ("coopetitive", "custom_objective", "custom_metric", "fold", "search", "trial"):
             if content[name] is None:
                 del content[name]
         if self.coopetitive is not None and self.coopetitive.deadline_s is None:
@@ -534,6 +575,8 @@ class Plan:
             del content["schema"]["base_margin"], content["schema"]["base_margin_limit"]
         if self.schema.unseen == "missing":
             del content["schema"]["unseen"]
+        if self.schema.id is None:
+            del content["schema"]["id"]
         for name in ("dates", "rare_levels", "union"):
             if not content["schema"][name]:
                 del content["schema"][name]
@@ -547,7 +590,7 @@ class Plan:
             content["release_condition"] = {key: release[key] for key in ("metric", "at_least", "at_most")}
         unchanged = {"verify_counts": "off", "min_child_rows": 1, "dominance": False}
         unchanged |= {"on_dropout": "wait" if self.can_wait else "abort"}
-        unchanged |= {"folds": 0, "continue_after_s": None}
+        unchanged |= {"folds": 0, "continue_after_s": None, "part_of": ""}
         unchanged |= {"statistics": True, "least_choices": 0, "leaf_bits": None, "start_model": ""}
         for key, value in unchanged.items():
             if content[key] == value:
@@ -570,6 +613,7 @@ class Plan:
             "schema.features": schema["features"],
             "schema.label": schema["label"],
             "schema.weight": schema["weight"],
+            "schema.id": schema["id"],
             "schema.decimal": schema["decimal"],
             "schema.ignore": schema["ignore"],
             "schema.classes": schema["classes"],
@@ -592,6 +636,9 @@ class Plan:
             "release.at_least": self.release.at_least,
             "release.at_most": self.release.at_most,
         }
+        if self.search is not None:
+            values["search.trials"] = self.search.trials
+            values["search.space"] = tuple(f"{name}: {_tried(own)}" for name, own in self.search.space)
         if self.custom_objective is not None:
             values |= {key: getattr(self.custom_objective, name) for name, key in KEYS_OF_CUSTOM.items()}
         if self.custom_metric is not None:
@@ -614,3 +661,10 @@ class Plan:
     def digest(self) -> bytes:
         """SHA-256 of `canonical`, 32 bytes."""
         return hashlib.sha256(b"hansa plan\x00" + self.canonical()).digest()
+
+
+def _tried(values: Interval | tuple[Value, ...]) -> str:
+    """What a search tries of a parameter, in words."""
+    if isinstance(values, Interval):
+        return f"{values.low:g} to {values.high:g}{', evenly in the logarithm' if values.log else ''}"
+    return ", ".join(map(str, values))

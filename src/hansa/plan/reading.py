@@ -12,6 +12,7 @@ from hansa.data.schema import Schema
 from hansa.declared import decode, unknown_keys
 from hansa.errors import PlanError
 from hansa.plan.plan import Coopetitive, CustomMetric, CustomObjective, Plan, Release
+from hansa.plan.search import Interval, Search
 from hansa.plan.values import (
     COOPETITIVE,
     DEFAULT_BINS_ON_SHARES,
@@ -19,6 +20,8 @@ from hansa.plan.values import (
     DEFAULT_MIN_PARTY_ROWS,
     UNION,
     BaseMarginLimit,
+    Bound,
+    Choices,
     Column,
     CustomMetricName,
     Cuts,
@@ -47,6 +50,7 @@ from hansa.plan.values import (
     ServerLinks,
     Sign,
     Steps,
+    Trials,
     Unseen,
     VerifyCounts,
     WeightLimit,
@@ -78,6 +82,7 @@ class SchemaTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     weight: Column | None = None
     weight_limit: WeightLimit | None = None
     missing: Names | None = None
+    id: Column | None = None
     decimal: DecimalSign = "."
     ignore: Names | None = None
     classes: Names | None = None
@@ -141,6 +146,21 @@ class CustomMetricTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     maximize: bool = False
 
 
+class IntervalTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """{ low = 0.03, high = 0.3, log = true }"""
+
+    low: Bound
+    high: Bound
+    log: bool = False
+
+
+class SearchTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[search]"""
+
+    trials: Trials
+    space: dict[str, IntervalTable | Choices]
+
+
 class PlanDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A plan file as it is written: every table and key, with its type. None, and an empty table: not given.
 
@@ -161,6 +181,7 @@ class PlanDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     release: ReleaseTable = ReleaseTable()
     custom_objective: CustomObjectiveTable | None = None
     custom_metric: CustomMetricTable | None = None
+    search: SearchTable | None = None
     parameters: dict[str, Any] = {}
 
 
@@ -245,6 +266,8 @@ def _faults(document: PlanDocument) -> Iterator[str]:
         yield f"members.{name} is missing; add it (a member's name)"
     if document.evaluation.folds and document.evaluation.fraction:
         yield "evaluation.fraction and evaluation.folds are two ways to hold rows out; give one"
+    if document.search is not None and members.receivers:
+        yield "members.receivers: a search for parameters ([search]) releases no model; leave receivers out"
     if document.evaluation.folds and members.receivers:
         yield "members.receivers: a cross-validation (evaluation.folds) releases no model; leave receivers out"
     for key, value in (
@@ -281,12 +304,13 @@ def _plan(document: PlanDocument) -> Plan:
         parties=parties,
         receivers=parties if members.receivers is None else members.receivers,
         minimum_parties=len(parties) if members.minimum_parties is None else members.minimum_parties,
-        on_dropout=_on_dropout(members.on_dropout, bool(union or schema.rare_levels), document.evaluation.folds),
+        on_dropout=_on_dropout(members.on_dropout, bool(union or schema.rare_levels), _measuring(document)),
         continue_after_s=members.continue_after_s,
         schema=Schema(
             features=schema.features,
             label=schema.label,
             weight=schema.weight,
+            id=schema.id,
             categories=tuple(listed.get(name, ()) for name in schema.features),
             union=union,
             decimal=schema.decimal,
@@ -306,6 +330,7 @@ def _plan(document: PlanDocument) -> Plan:
         verify_counts=privacy.verify_counts or default_verify_counts(document.mode, parties),
         evaluation_fraction=document.evaluation.fraction,
         folds=document.evaluation.folds,
+        search=_search(document),
         coopetitive=_coopetitive(document) if shared else None,
         release=Release(
             statistics=shared or release.statistics is not False,
@@ -325,12 +350,29 @@ def _plan(document: PlanDocument) -> Plan:
     )
 
 
-def _on_dropout(given: str | None, finds_levels: bool, folds: int) -> str:
+def _measuring(document: PlanDocument) -> str:
+    """What a plan that releases no model is, in words; "" of another."""
+    if document.evaluation.folds:
+        return "a cross-validation (evaluation.folds)"
+    return "" if document.search is None else "a search for parameters ([search])"
+
+
+def _search(document: PlanDocument) -> Search | None:
+    own = document.search
+    if own is None:
+        return None
+    space = {
+        name: values if isinstance(values, tuple) else Interval(values.low, values.high, values.log)
+        for name, values in own.space.items()
+    }
+    return Search(own.trials, tuple(space.items()))
+
+
+def _on_dropout(given: str | None, finds_levels: bool, measuring: str) -> str:
     """What happens when a member is gone. Raises PlanError where a run that cannot go on would have to wait for it."""
-    if folds and given in ("wait", "continue"):
+    if measuring and given in ("wait", "continue"):
         raise PlanError(
-            f"members.on_dropout is {given!r}; a cross-validation (evaluation.folds) begins anew after a process ended: write 'abort', "
-            "or leave it out"
+            f"members.on_dropout is {given!r}; {measuring} begins anew after a process ended: write 'abort', or leave it out"
         )
     if finds_levels and given in ("wait", "continue"):
         raise PlanError(

@@ -371,16 +371,48 @@ def folds_can_be_had(plan: Plan) -> str | None:
         return f"evaluation.folds is {plan.folds}; expected 2 or more, or 0 for none"
     if plan.fold is not None and not 0 <= plan.fold < plan.folds:
         return f"fold is {plan.fold}; expected 0 to {plan.folds - 1}"
-    if plan.coopetitive is not None:
+    if plan.coopetitive is not None and plan.coopetitive.steps:
         return (
-            f"evaluation.folds goes with the modes that have an aggregator, and the mode is {plan.mode!r}: hold a fraction out, or "
-            "take another mode"
+            "evaluation.steps says when metrics are opened, and evaluation.folds opens them after every round, to find the best one; "
+            "leave one out"
         )
     if plan.release.metric:
         return "evaluation.folds releases no model, so release.metric has nothing to decide; leave one out"
     if plan.start_model:
         return "evaluation.folds scores models on rows that they were not trained on, and start_model may have seen them; leave one out"
     return None
+
+
+def trials_can_be_had(plan: Plan) -> str | None:
+    search = plan.search
+    if search is None:
+        return None
+    if plan.folds:
+        return "a search scores each trial on held-out rows, and evaluation.folds on folds; leave [search] or folds out"
+    if not plan.evaluation_fraction:
+        return "a search scores trials on held-out rows; set evaluation.fraction, for example to 0.2, or leave [search] out"
+    if plan.coopetitive is not None and plan.coopetitive.steps:
+        return (
+            "evaluation.steps says when metrics are opened, and a search opens them after every round, to find the best one; leave one "
+            "out"
+        )
+    if plan.release.metric:
+        return "a search releases no model, so release.metric has nothing to decide; leave one out"
+    if plan.start_model:
+        return "a search scores trials on rows that they were not trained on, and start_model may have seen them; leave one out"
+    if plan.trial is not None:
+        return None if 0 <= plan.trial < search.trials else f"trial is {plan.trial}; expected 0 to {search.trials - 1}"
+    plan.of_trials()
+    return None
+
+
+def ids_keep_rows_together(plan: Plan) -> str | None:
+    if plan.schema.id is None or plan.evaluation_fraction > 0:
+        return None
+    return (
+        f"schema.id is {plan.schema.id!r}, whose rows are held out together, and none are held out: set evaluation.fraction or "
+        "evaluation.folds, or name the column in schema.ignore"
+    )
 
 
 def early_stopping_has_rows(plan: Plan) -> str | None:
@@ -407,7 +439,7 @@ def three_servers_and_a_hub(plan: Plan, more: Coopetitive) -> str | None:
         )
     if len(set(more.servers)) != SERVERS or len(more.servers) != SERVERS:
         return f"members.servers is {list(more.servers)}; expected three different members"
-    if not plan.receivers:
+    if not plan.receivers and not plan.only_measures:
         return "members.receivers is empty; nobody would ever see the model: name at least one"
     if plan.minimum_parties != len(plan.parties):
         return f"in {COOPETITIVE} mode every party takes part; leave members.minimum_parties out"
@@ -648,6 +680,8 @@ RULES: tuple[Rule, ...] = (
     a_custom_metric_can_be_had,
     rare_levels_can_be_counted,
     folds_can_be_had,
+    trials_can_be_had,
+    ids_keep_rows_together,
     early_stopping_has_rows,
     condition_can_be_checked,
 )

@@ -135,6 +135,12 @@ MOST_FOLDS = 1000
 Folds = Annotated[
     int, Meta(ge=0, le=MOST_FOLDS, description=f"a whole number from 2 to {MOST_FOLDS}, or 0 for no folds")
 ]
+MOST_TRIALS = 500
+Trials = Annotated[int, Meta(ge=1, le=MOST_TRIALS, description=f"a whole number from 1 to {MOST_TRIALS}")]
+Bound = int | float
+Choices = Annotated[
+    tuple[int | float | str, ...], Meta(description="a list of choices, or { low = 0.03, high = 0.3, log = true }")
+]
 MinCellRows = Annotated[
     int,
     Meta(

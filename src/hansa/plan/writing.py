@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hansa.plan.plan import Coopetitive, Plan
+from hansa.plan.search import Interval, given_of
 from hansa.plan.values import UNION
 from hansa.toml import write_toml
 
@@ -42,7 +43,7 @@ def write_plan(plan: Plan) -> str:
         "privacy": _privacy(plan),
         "evaluation": {"folds": plan.folds} if plan.folds else {"fraction": plan.evaluation_fraction},
         "release": _release(plan),
-        "parameters": _parameters(plan),
+        "parameters": given_of(plan.parameters),
     }
     if plan.schema.categories or plan.schema.union:
         document["categories"] = {**plan.schema.levels, **dict.fromkeys(plan.schema.union, UNION)}
@@ -50,6 +51,9 @@ def write_plan(plan: Plan) -> str:
         document["custom_objective"] = asdict(plan.custom_objective)
     if plan.custom_metric is not None:
         document["custom_metric"] = asdict(plan.custom_metric)
+    if plan.search is not None:
+        space = {name: asdict(own) if isinstance(own, Interval) else own for name, own in plan.search.space}
+        document["search"] = {"trials": plan.search.trials, "space": space}
     if more is not None:
         document |= _by_feature(plan, more)
         if more.steps:
@@ -81,6 +85,7 @@ def _schema(plan: Plan) -> dict[str, Any]:
         "features": schema.features,
         "label": schema.label,
         "weight": schema.weight,
+        "id": schema.id,
         "decimal": None if schema.decimal == "." else schema.decimal,
         "ignore": schema.ignore or None,
         "classes": schema.classes or None,
@@ -113,11 +118,6 @@ def _release(plan: Plan) -> dict[str, Any]:
         "deadline_s": None if plan.coopetitive is None else plan.coopetitive.deadline_s,
     }
     return {"statistics": plan.statistics, **{key: value for key, value in given.items() if value is not None}}
-
-
-def _parameters(plan: Plan) -> dict[str, Any]:
-    given = asdict(plan.parameters) | {"monotone_constraints": dict(plan.parameters.monotone_constraints) or None}
-    return {name.rstrip("_"): value for name, value in given.items() if value is not None and value != ()}
 
 
 def _by_feature(plan: Plan, more: Coopetitive) -> dict[str, Any]:

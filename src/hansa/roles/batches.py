@@ -52,7 +52,7 @@ def _counts(labels: npt.NDArray[Any]) -> dict[int, int]:
 
 def claim(plan: Plan, name: str, rows: Rows) -> tuple[str, bytes, int, int, bytes]:
     """A party's line of a roster, its nonce empty, as it will say it in `Join`."""
-    held = held_out(rows.features, rows.label, hold_out(plan))
+    held = held_out(rows.features, rows.label, hold_out(plan), rows.subject)
     count = int(held.sum())
     return name, b"", rows.n_rows - count, count, enough_rows(plan, *label_counts(rows.label, held))
 

@@ -396,7 +396,7 @@ def _held_out(plan: Plan, source: Source) -> npt.NDArray[np.bool_]:
     if isinstance(source, OpenTable):
         raise PlanError("rows that a plan held out are found in a file; give the file's path")
     rows = read_rows(Path(source), plan.schema, label_kind=plan.parameters.label_kind)
-    held = held_out(rows.features, rows.label, hold_out(plan))
+    held = held_out(rows.features, rows.label, hold_out(plan), rows.subject)
     if not held.any():
         raise DataError(f"{source}: the plan holds none of its {rows.n_rows} rows out; give a larger table")
     return held

@@ -142,7 +142,7 @@ class SharedMember:
         self._session = Session("member", MEMBER, "joining")
         self._held = np.zeros(0 if rows is None else rows.n_rows, np.bool_)
         if rows is not None:
-            self._held = held_out(rows.features, rows.label, hold_out(plan))
+            self._held = held_out(rows.features, rows.label, hold_out(plan), rows.subject)
         held_rows = int(self._held.sum())
         training_rows = len(self._held) - held_rows
         self._policy = policy

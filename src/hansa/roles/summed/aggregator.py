@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -183,6 +183,10 @@ class _Sum:
         return True
 
 
+IsBehind = Callable[[Sequence[float | None]], bool]
+"""The values of a trial's last metric after each round -> whether it is not worth going on."""
+
+
 class Aggregator:
     """The aggregator's side of a run.
 
@@ -194,6 +198,7 @@ class Aggregator:
         signer: this member's signature; needed where the plan has parties verify row counts.
         start: the model file that the plan goes on from, where it names one; a description needs none.
         purpose: whether the run trains a model, or describes the pooled table.
+        behind: of a trial: whether one whose last metric had these values is behind others; then its run ends.
 
     Attributes:
         description: of the pooled table, once the counts are there, with the shifts of the members whose counts are in the clear; None
@@ -212,8 +217,10 @@ class Aggregator:
         signer: Signer | None = None,
         start: bytes | None = None,
         purpose: Purpose = "train",
+        behind: IsBehind | None = None,
     ) -> None:
         self._describes = purpose == "describe"
+        self._behind = behind
         self.description: Description | None = None
         if self._describes:
             describing.check_describable(plan)
@@ -1119,6 +1126,8 @@ class Aggregator:
     def _stops_early(self) -> bool:
         plan, stopping_rounds = self._plan, self._plan.parameters.early_stopping_rounds
         history = self._history.get(plan.metrics[-1], ())
+        if self._behind is not None and self._behind(history):
+            return True
         return stopping_rounds is not None and stops_early(plan.maximizes, history, stopping_rounds)
 
     def _finish(self) -> Outgoing:

@@ -197,6 +197,10 @@ class RecodedColumns:
         return self.rows.base_margin
 
     @property
+    def subject(self) -> Array | None:
+        return self.rows.subject
+
+    @property
     def dictionaries(self) -> Mapping[str, tuple[str, ...]]:
         return self.rows.dictionaries
 

@@ -219,7 +219,7 @@ class Party:
         self._last_tree = plan.parameters.rounds * self._per_round - 1
         self._tree = SETUP
         self._step = 0
-        self._stops_early = plan.parameters.early_stopping_rounds is not None
+        self._stops_early = plan.parameters.early_stopping_rounds is not None or plan.trial is not None
         self._buffers = Buffers()
         self._with_root = False
         self._levels_due = not self._describes and bool(plan.schema.rare_levels)
@@ -1056,7 +1056,8 @@ class Party:
             raise self._broken(f"the model is said to end within a round of {self._per_round} trees")
         whole = grown == parameters.rounds and (trees == grown or (stopping_rounds is not None and 1 <= trees <= grown))
         stopped = stopping_rounds is not None and 1 <= trees <= grown - stopping_rounds
-        if not whole and not stopped:
+        ended = self._plan.trial is not None and 1 <= trees <= grown  # a trial that is behind others
+        if not whole and not stopped and not ended:
             raise self._broken(
                 f"the model is said to have {trees} rounds of {grown} that were grown; the plan's rounds are {parameters.rounds}, its "
                 f"early_stopping_rounds {stopping_rounds}"

@@ -107,7 +107,7 @@ class RowsInMemory:
         self._hashes = np.zeros(0, np.uint64)
         hashed = RecodedColumns(rows, content_codes(plan, rows)) if plan.schema.union else rows
         if held_rule.any:
-            held = held_out(each(hashed), self._labels, held_rule)
+            held = held_out(each(hashed), self._labels, held_rule, rows.subject)
         if plan.parameters.subsample < 1:
             self._hashes = hash_rows(each(hashed), self._labels, plan.parameters.seed)
         self._evaluation = np.flatnonzero(held).astype(np.uint32)
