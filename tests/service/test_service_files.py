@@ -14,6 +14,7 @@ import pytest
 
 import postgresql
 from hansa.consortium.approvals import read_proposal
+from hansa.consortium.model_signature import sign_model, verify_signature
 from hansa.errors import HansaError, IdentityError, OutputError, PlanError, StateError
 from hansa.node.config import read_member_file
 from hansa.plan import read_plan
@@ -212,6 +213,7 @@ def finished(folder: Path) -> tuple[Any, Store, ServiceRun]:
         if run.plan == "test":
             (own / "model.json").write_bytes(b"a model")
             (own / "provenance.json").write_bytes(b"{}")
+            sign_model(own / "model.json", own / "model.sig")
             sha256 = hashlib.sha256(b"a model").hexdigest()
             run = ServiceRun(
                 **{**{f: getattr(run, f) for f in run.__struct_fields__}, "state": "finished", "model_sha256": sha256}
@@ -249,11 +251,16 @@ def test_a_back_up_is_restored_without_the_states_of_runs(tmp_path: Path):
     model = tmp_path / "again.json"
     assert fetch(service, kept.find("test"), model, tmp_path / "statement.json").sha256 == run.model_sha256
     assert model.read_bytes() == b"a model"
+    fetch(service, kept.find("test"), model, signature=tmp_path / "signature")
+    verify_signature(model, tmp_path / "signature", (tmp_path / "signature.pem").read_text())
+    (service.runs / run.folder / "model.sig").unlink()
+    with pytest.raises(PlanError, match="did not sign its model; write model_signatures = true"):
+        fetch(service, kept.find("test"), model, signature=tmp_path / "signature")
     with pytest.raises(PlanError, match="has no model: it is lost"):
-        fetch(service, kept.find("open"), model, None)
+        fetch(service, kept.find("open"), model)
     (service.runs / run.folder / "model.json").write_bytes(b"another")
     with pytest.raises(OutputError, match="is not the model of run"):
-        fetch(service, kept.find("test"), model, None)
+        fetch(service, kept.find("test"), model)
 
 
 @pytest.mark.parametrize(
@@ -284,6 +291,13 @@ def test_a_service_without_its_packages_says_what_to_install(tmp_path: Path, mon
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)
     with pytest.raises(HansaError, match=r"pip install 'hansa\[service\]'"):
         Store("north", tmp_path)
+
+
+def test_a_service_that_signs_models_does_not_begin_without_the_package(folder: Path, monkeypatch):
+    path = write_service(folder, "aurora", 1, state="signing", model_signatures=True)
+    monkeypatch.setitem(sys.modules, "model_signing", None)
+    assert_refused(hansa("party", path, "--service"), "pip install 'hansa[signing]'")
+    assert not (folder / "signing").exists()
 
 
 def test_service_does_not_go_with_describe(folder: Path):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from hansa.consortium.model_signature import sign_model
 from made_consortium import HUB, PARTIES, PLAN, assert_refused, hansa, make_consortium
 from made_services import ServiceProcess, Services, alive, approved
 from waiting import until
@@ -26,7 +27,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     made = Services(make_consortium(folder))
     try:
         for name in PARTIES:
-            made.start(name)
+            made.start(name, model_signatures=name == "aurora")
         yield made
     finally:
         made.stop()
@@ -73,6 +74,14 @@ def test_a_plan_that_all_approved_is_run_once_and_its_receiver_fetches_the_model
     assert fetched.exit_code == 0, fetched.output
     assert json.loads(fetched.stdout)["sha256"] == services.runs("aurora")[run]["model_sha256"]
     assert model.stat().st_mode & 0o777 == 0o600
+    beside = ("--provenance", services.folder / "told.json", "--signature", services.folder / "fetched.sig")
+    again = hansa("fetch-model", run, "--service", services.file("aurora"), "--save", model, *beside)
+    assert again.exit_code == 0, again.output
+    verify = ("verify", model, services.folder / "told.json", "--members", services.folder / "members.toml")
+    verified = hansa(*verify, "--signature", services.folder / "fetched.sig")
+    assert "model signature by a key of aurora: it holds" in " ".join(verified.stdout.split()), verified.output
+    sign_model(model, services.folder / "another.sig")
+    assert_refused(hansa(*verify, "--signature", services.folder / "another.sig"), "is no signature of")
     for name in (HUB, "borealis"):
         other = hansa("fetch-model", run, "--service", services.file(name), "--save", services.folder / "none.json")
         assert_refused(other, f"gives its model to aurora, and not to '{name}'")

@@ -170,15 +170,18 @@ def resume(run: str, service_file: Path, as_json: bool) -> None:
 @SERVICE
 @click.option("--save", type=PATH, required=True, help="Where to put the model.")
 @click.option("--provenance", type=PATH, help="Where to put this member's signed statement of where it comes from.")
+@click.option("--signature", type=PATH, help="Where to put the model's OpenSSF signature; its key goes beside it.")
 @AS_JSON
-def fetch_model(run: str, service_file: Path, save: Path, provenance: Path | None, as_json: bool) -> None:
+def fetch_model(
+    run: str, service_file: Path, save: Path, provenance: Path | None, signature: Path | None, as_json: bool
+) -> None:
     """Fetch the model of RUN, where the plan makes this member a receiver, and its hash is the run's."""
     from hansa.cli.output import print_line
     from hansa.service.config import read_service_file
     from hansa.service.models import fetch
 
     file, store = read_service_file(service_file), _store(service_file)
-    fetched = fetch(file, store.find(run), save, provenance)
+    fetched = fetch(file, store.find(run), save, provenance, signature)
     store.close()
     if as_json:
         print_line(fetched)

@@ -15,11 +15,13 @@ from hansa.console.actions import Offered
 from hansa.console.member import PAGE_ROWS, Asked, Member, NotThere, Paging, first_row
 from hansa.console.runs import curves_of, run_of
 from hansa.consortium.approvals import read_proposal
+from hansa.consortium.model_signature import key_file
 from hansa.consortium.provenance import verify_model
 from hansa.errors import HansaError
 from hansa.files import read_whole
 from hansa.plan import Plan
 from hansa.prediction import read_model
+from hansa.service.config import SIGNATURE_FILE
 from hansa.service.models import checked_model
 from hansa.service.store import ServiceRun
 from hansa.simulation.evaluation import (
@@ -54,6 +56,7 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         run: that gave it. objective, rounds, outputs, features: of the model. parties, receivers: of the plan.
         provenance: what the member's signed statement says, line by line; empty where there is none, or where it does not hold.
         fault: why the statement does not hold; empty where it does, or where there is none.
+        signed: whether the model's OpenSSF signature is here; what `provenance` says then holds of it too.
         own_rows: whether this member has a table to hold the model to. others: runs with models of the same kind, to compare.
         views: learning curves and importance.
     """
@@ -67,6 +70,7 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     receivers: tuple[str, ...]
     provenance: tuple[str, ...]
     fault: str
+    signed: bool
     own_rows: bool
     others: tuple[ServiceRun, ...]
     views: tuple[View, ...]
@@ -118,6 +122,7 @@ def model(member: Member, asked: Asked) -> ModelView:
         receivers=plan.receivers,
         provenance=provenance,
         fault=fault,
+        signed=path.with_name(SIGNATURE_FILE).is_file(),
         own_rows=_table_of(member, plan) is not None,
         others=tuple(others),
         views=(*curves_of(member, run), *model_views(ensemble)),
@@ -155,6 +160,25 @@ def provenance_file(member: Member, asked: Asked) -> Offered:
     if not statement.is_file():
         raise NotThere(f"run {run.run} has no statement of provenance at this member")
     return Offered(name=f"provenance-{run.run}.json", kind="application/json", content=read_whole(statement))
+
+
+def signature_file(member: Member, asked: Asked) -> Offered:
+    """The model's OpenSSF signature."""
+    run, path = _model_of(member, asked.get("run"))
+    return _beside(run, path.with_name(SIGNATURE_FILE), f"model-{run.run}.sig", "application/json")
+
+
+def signature_key(member: Member, asked: Asked) -> Offered:
+    """The public key of that signature, which the statement of provenance names."""
+    run, path = _model_of(member, asked.get("run"))
+    return _beside(run, key_file(path.with_name(SIGNATURE_FILE)), f"model-{run.run}.sig.pem", "application/x-pem-file")
+
+
+def _beside(run: ServiceRun, path: Path, name: str, kind: str) -> Offered:
+    """A file beside a run's model. Raises NotThere."""
+    if not path.is_file():
+        raise NotThere(f"run {run.run} has no signed model at this member")
+    return Offered(name=name, kind=kind, content=read_whole(path))
 
 
 # What they are made of
@@ -218,7 +242,9 @@ def _provenance(member: Member, run: ServiceRun, path: Path) -> tuple[tuple[str,
     if not statement.is_file():
         return (), ""
     try:
-        found = verify_model(path, [statement], member.service.consortium(run.consortium).members)
+        signature = path.with_name(SIGNATURE_FILE)
+        members = member.service.consortium(run.consortium).members
+        found = verify_model(path, [statement], members, signature if signature.is_file() else None)
     except HansaError as error:
         return (), str(error)
     return tuple(found.lines()), ""

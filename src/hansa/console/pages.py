@@ -206,6 +206,8 @@ DOWNLOADS = (
     Download("/records/{run}/report-file", records.report_file, "text/html", "hansa audit export"),
     Download("/models/{run}/file", models.model_file, "application/json", "hansa fetch-model"),
     Download("/models/{run}/provenance", models.provenance_file, "application/json", "hansa fetch-model"),
+    Download("/models/{run}/signature", models.signature_file, "application/json", "hansa fetch-model"),
+    Download("/models/{run}/signature-key", models.signature_key, "application/x-pem-file", "hansa fetch-model"),
     Download("/plans/{proposal}/file", plans.proposal_file, "application/json", "hansa plan approve"),
     Download("/plans/{proposal}/rejections/{member}", plans.rejection_file, "application/json", "hansa plan reject"),
 )

@@ -24,7 +24,7 @@ from hansa.service.store import ServiceRun, Store
 from hansa.trees.xgboost_json import MOST_BYTES
 
 RUNS, LEDGER, LEDGER_KEY = "runs.json", "ledger", "ledger.key"
-KEPT_FILES = ("plan.json", "record.json", "model.json", "provenance.json", "events.jsonl")
+KEPT_FILES = ("plan.json", "record.json", "model.json", "model.sig", "model.sig.pem", "provenance.json", "events.jsonl")
 """Of each run's folder. The member's file is made anew by the service."""
 
 MOST_FILES = 1_000_000

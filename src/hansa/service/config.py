@@ -16,6 +16,7 @@
     traces = "http://127.0.0.1:4318/v1/traces"
                                         # optional: where spans go, by OTLP over HTTP; default: nowhere
     transcripts = true                  # optional: keep every frame of each run in its folder
+    model_signatures = true             # optional: sign each model that this member receives (OpenSSF), beside its provenance
     ledger = "north-ledger.jsonl"       # optional; default: ledger.jsonl in `state`
     audit = "north.audit"               # optional: the log of all its runs; default: audit in `state`
 
@@ -72,6 +73,9 @@ from hansa.transport.resumable import RECONNECT_TIMEOUT_S
 
 MOST_RUNS = 256
 DEFAULT_RUNS = 4
+
+SIGNATURE_FILE = "model.sig"
+"""Beside a run's model, where the service signs models."""
 
 Runs = Annotated[int, Meta(ge=1, le=MOST_RUNS, description=f"a whole number above 0 and at most {MOST_RUNS}")]
 Name = Annotated[
@@ -145,6 +149,7 @@ class ServiceDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     console: Address | None = None
     traces: Url | None = None
     transcripts: bool = False
+    model_signatures: bool = False
     ledger: FilePath | None = None
     audit: FilePath | None = None
     proxy: ProxyUrl | None = None
@@ -346,6 +351,8 @@ def member_text(service: ServiceFile, consortium: Consortium, plan: Plan, folder
             values[key] = str(place)
     if name in plan.receivers:
         values["model"] = str(folder / "model.json")
+        if service.document.model_signatures:
+            values["model_signature"] = str(folder / SIGNATURE_FILE)
     if name in plan.receivers or name == plan.aggregator:
         values["provenance"] = str(folder / "provenance.json")
     if service.document.transcripts:

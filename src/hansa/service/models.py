@@ -8,9 +8,10 @@ from pathlib import Path
 import msgspec
 
 from hansa.consortium.approvals import read_proposal
+from hansa.consortium.model_signature import key_file
 from hansa.errors import OutputError, PlanError
 from hansa.files import check_outputs, read_whole, write_whole
-from hansa.service.config import ServiceFile
+from hansa.service.config import SIGNATURE_FILE, ServiceFile
 from hansa.service.store import ServiceRun
 from hansa.trees.xgboost_json import MOST_BYTES
 
@@ -23,10 +24,13 @@ class Fetched(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     sha256: str
 
 
-def fetch(service: ServiceFile, run: ServiceRun, save: Path, provenance: Path | None) -> Fetched:
-    """Copy a run's model, and its statement of provenance where that is asked for.
+def fetch(
+    service: ServiceFile, run: ServiceRun, save: Path, provenance: Path | None = None, signature: Path | None = None
+) -> Fetched:
+    """Copy a run's model, and its statement of provenance and its OpenSSF signature with the key where they are asked for.
 
-    Raises PlanError where the run is not finished, or this member no receiver; OutputError where the model is not the run's any more.
+    Raises PlanError where the run is not finished or not signed, or this member no receiver; OutputError where the model
+    is not the run's any more.
     """
     if run.state != "finished":
         raise PlanError(f"run {run.run} has no model: it is {run.state} ({run.text})")
@@ -38,11 +42,21 @@ def fetch(service: ServiceFile, run: ServiceRun, save: Path, provenance: Path | 
             f"run {run.run}: the plan gives its model to {', '.join(plan.receivers)}, and not to {name!r}; a new plan must name it",
             rule="only receivers get the model",
         )
-    check_outputs({"--save": save, "--provenance": provenance}, {})
+    check_outputs({"--save": save, "--provenance": provenance, "--signature": signature}, {})
+    signed = folder / SIGNATURE_FILE
+    if signature is not None and not signed.is_file():
+        raise PlanError(
+            f"run {run.run}: this service did not sign its model; write model_signatures = true into {service.path} before the next "
+            "run, or leave --signature out",
+            cure="write model_signatures = true into the service's file",
+        )
     content = checked_model(folder / "model.json", run)
     write_whole(save, content)
     if provenance is not None:
         write_whole(provenance, read_whole(folder / "provenance.json"), private=False)
+    if signature is not None:
+        write_whole(signature, read_whole(signed), private=False)
+        write_whole(key_file(signature), read_whole(key_file(signed)), private=False)
     return Fetched(run=run.run, model=str(save), sha256=run.model_sha256)
 
 

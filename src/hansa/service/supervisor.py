@@ -26,6 +26,7 @@ from typing import IO
 import msgspec
 from msgspec.structs import replace as replaced
 
+from hansa.consortium.model_signature import check_signing
 from hansa.errors import AGAIN, WITHHELD, HansaError, StateError
 from hansa.files import make_folder, read_whole
 from hansa.node import logs
@@ -166,8 +167,10 @@ class Service:
     def serve(self) -> None:
         """Go on until an exception passes, such as that of a signal; then all runs pause, and their processes end.
 
-        Raises StateError where another process serves this folder; OutputError, TransportError where it cannot begin.
+        Raises StateError where another process serves this folder; PlanError, OutputError, TransportError where it cannot begin.
         """
+        if self.file.document.model_signatures:
+            check_signing()
         self.status.member = self.file.consortia[0].identity.name
         make_folder(self.file.state)
         with contextlib.ExitStack() as opened:
