@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from conversation import Conversation
+from hansa.data.holdout import hash_subjects
 from hansa.data.source import Rows
 from hansa.engines.shard import Shard
 from hansa.engines.sharded_rows import MOST_LOSSES, ShardedRows, WorkerLost, added
@@ -94,7 +95,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "parties balanced": {"balance": "parties", "objective": "count:poisson"},
     "masked": {"mode": "secure-aggregation", "weighted": True},
+    "held out by an id": {"evaluation": 0.3, "eval_metric": ["auc"]},
 }  # fmt: skip
+
+BY_ID = "held out by an id"
 
 
 class Listening(Conversation):
@@ -114,7 +118,11 @@ def talked(setting: str, hold: Any = RowsInMemory) -> Listening:
     given = SETTINGS[setting]
     rows = table(420, given.get("objective", "binary:logistic"), weighted=given.get("weighted", False))
     rows = coded(rows) if given.get("categories") else rows
-    talk = Listening(plan(PARTIES, **given), spread(rows, np.arange(rows.n_rows) % 3), hold=hold)
+    agreed = plan(PARTIES, **given)
+    if setting == BY_ID:
+        agreed = replace(agreed, schema=replace(agreed.schema, id="site"))
+        rows = replace(rows, subject=hash_subjects(f"site {row // 5}" for row in range(rows.n_rows)))
+    talk = Listening(agreed, spread(rows, np.arange(rows.n_rows) % 3), hold=hold)
     talk.finish()
     return talk
 
