@@ -36,6 +36,7 @@ from hansa.node.notices import NoticeWriter
 from hansa.node.run import Command
 from hansa.roles.run import Progress, Registered, Resumed
 from hansa.service.config import ServiceFile
+from hansa.service.exchange import route_of_exchange
 from hansa.service.inbox import LISTENING, arrivals, clear, write_member_file
 from hansa.service.store import ServiceRun, Store
 from hansa.service.tracing import Tracer
@@ -66,8 +67,8 @@ MOST_EVENTS_BYTES = 8 * 2**20
 """Of a run's file of events; what is older goes into one other file, and is then dropped."""
 
 EVENTS_FILE = "events.jsonl"
-MODULE = "hansa.cli.service_run"
-"""What a run's process is started as."""
+MODULE, EXCHANGE_MODULE = "hansa.cli.service_run", "hansa.cli.service_exchange"
+"""What a run's process, and one that exchanges proposals, is started as."""
 
 
 class RunChanged(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="run", forbid_unknown_fields=True):
@@ -119,6 +120,23 @@ class _Child:
 
 
 @dataclass
+class _Carrier:
+    """The process that exchanges one consortium's proposals; None between two starts.
+
+    Attributes:
+        setbacks: how often it ended so far. due: when it is started, by `time.monotonic`. route: by which others ask for it, where
+            this member is the hub.
+    """
+
+    consortium: str
+    route: str = ""
+    process: subprocess.Popen[bytes] | None = None
+    channel: socket.socket | None = None
+    setbacks: int = 0
+    due: float = 0.0
+
+
+@dataclass
 class Status:
     """What the health endpoint tells of the service; written by its loop alone.
 
@@ -159,6 +177,7 @@ class Service:
     _children: dict[str, _Child] = field(default_factory=dict)
     _setbacks: dict[str, int] = field(default_factory=dict)
     _routers: list[Router] = field(default_factory=list)
+    _carriers: list[_Carrier] = field(default_factory=list)
     _unkept: dict[str, ServiceRun] = field(default_factory=dict)
     _told_at: float = float("-inf")
     _held: frozenset[str] = frozenset()
@@ -186,6 +205,15 @@ class Service:
                 self._routers.append(Router(host, port))
                 opened.callback(self._routers[-1].close)
             opened.callback(self._end)
+            for consortium in self.file.consortia:
+                if consortium.exchange and consortium.withdrawals is not None:
+                    make_folder(consortium.withdrawals)
+                hub = consortium.exchange == consortium.identity.name
+                if consortium.exchange and hub == (
+                    self.command in LISTENING
+                ):  # the other one of a member's two services does it
+                    route = route_of_exchange(consortium) if hub else ""
+                    self._carriers.append(_Carrier(consortium.name, route))
             listening = tuple(f"{host}:{port}" for host, port in (router.address for router in self._routers))
             where = f"listening at {', '.join(listening)}" if listening else "dialling only"
             logs.note(logging.INFO, f"the service of {self.status.member} is there, {where}")
@@ -193,6 +221,7 @@ class Service:
             self.change(ServiceListens(member=self.status.member, addresses=listening))
             while True:
                 self._look()
+                self._carry()
                 self._listen(TICK_S)
                 self._reap()
 
@@ -310,9 +339,37 @@ class Service:
         child.run = self._keep(replaced(run, state="running", attempts=run.attempts + 1, text="its process is started"))
         self._route()
 
+    def _carry(self) -> None:
+        """Start the processes that exchange proposals, and start again those that ended: as after a change of the members file."""
+        for carrier in self._carriers:
+            if carrier.process is not None and carrier.process.poll() is not None:
+                assert carrier.channel is not None
+                carrier.channel.close()
+                carrier.process = carrier.channel = None
+                carrier.setbacks += 1
+                carrier.due = time.monotonic() + min(LONGEST_BACK_OFF_S, FIRST_BACK_OFF_S * carrier.setbacks)
+                self._route()
+            if carrier.process is None and time.monotonic() >= carrier.due:
+                ours, theirs = local_pair()
+                host, port = self._routers[0].address if self._routers else ("", 0)
+                told = [str(theirs.fileno()), str(self.file.path), carrier.consortium, host, str(port)]
+                carrier.process = subprocess.Popen(
+                    [sys.executable, "-m", EXCHANGE_MODULE, *told, self.log_format, self.log_level],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
+                theirs.close()
+                carrier.channel = ours
+                self._route()
+
     def _route(self) -> None:
         """Tell the routers which processes there are."""
         routes = {route_of(bytes.fromhex(child.run.proposal)): child.channel for child in self._children.values()}
+        for carrier in self._carriers:
+            if carrier.route and carrier.channel is not None:
+                routes[carrier.route] = carrier.channel
         for router in self._routers:
             router.serve(routes)
 
@@ -433,6 +490,10 @@ class Service:
     def _end(self) -> None:
         """Ask all runs to end, wait for that, and note that they pause."""
         self._closing = True
+        for carrier in self._carriers:
+            if carrier.process is not None:
+                carrier.process.terminate()
+                carrier.process.wait()
         for child in self._children.values():
             child.stopping = True
             child.process.terminate()
