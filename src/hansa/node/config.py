@@ -251,6 +251,7 @@ class MemberFile:
             self.members.certificates(),
             PROTOCOLS,
             "" if self.proposal is None else route_of(self.proposal.digest),
+            self.members.former_certificates(),
         )
 
 

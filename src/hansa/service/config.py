@@ -75,6 +75,9 @@ from hansa.transport.resumable import RECONNECT_TIMEOUT_S
 MOST_RUNS = 256
 DEFAULT_RUNS = 4
 
+CONSOLE_FILE = "console.sqlite"
+"""In a service's folder: the console's accounts, and what people did there."""
+
 SIGNATURE_FILE = "model.sig"
 """Beside a run's model, where the service signs models."""
 

@@ -151,9 +151,8 @@ class Exchange:
         """What TLS needs. Raises IdentityError where the members file has another certificate of this member."""
         own = self.identity
         certificates = self.consortium.members.certificates()
-        return Credentials(
-            own.name, own.certificate, own.tls_key, certificates, (VERSION,), route_of_exchange(self.consortium)
-        )
+        route, former = route_of_exchange(self.consortium), self.consortium.members.former_certificates()
+        return Credentials(own.name, own.certificate, own.tls_key, certificates, (VERSION,), route, former)
 
     def serve(self, host: str, port: int, open_listener: OpenListener) -> None:
         """Be the hub, until the members file changes."""

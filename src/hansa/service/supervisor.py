@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -35,7 +35,7 @@ from hansa.node.events import Ended, Failed, Line, Noticed, Paused, line_of, rea
 from hansa.node.notices import NoticeWriter
 from hansa.node.run import Command
 from hansa.roles.run import Progress, Registered, Resumed
-from hansa.service.config import ServiceFile
+from hansa.service.config import ServiceFile, read_service_file
 from hansa.service.exchange import route_of_exchange
 from hansa.service.inbox import LISTENING, arrivals, clear, write_member_file
 from hansa.service.store import ServiceRun, Store
@@ -182,6 +182,7 @@ class Service:
     _told_at: float = float("-inf")
     _held: frozenset[str] = frozenset()
     _closing: bool = False
+    _read: int = 0
 
     def serve(self) -> None:
         """Go on until an exception passes, such as that of a signal; then all runs pause, and their processes end.
@@ -242,6 +243,7 @@ class Service:
         """One round: plans that came, what operators want, runs whose turn it is. A database that is away is waited for."""
         try:
             self._keep_rest()
+            self._take_policies()
             self._take_plans()
             self._obey()
             self._start_due()
@@ -257,6 +259,30 @@ class Service:
         self.status.runs = tuple(self._known.values())
         self.status.handed = sum(router.handed for router in self._routers)
         self.status.refused = sum(router.refused for router in self._routers)
+
+    def _take_policies(self) -> None:
+        """Take the policies that were saved into the service's file since; what else was changed there counts at the next start."""
+        try:
+            changed = self.file.path.stat().st_mtime_ns
+            if changed == self._read:
+                return
+            first, self._read = not self._read, changed
+            if first:
+                return
+            read = read_service_file(self.file.path, open_keys=False)
+        except (OSError, HansaError) as error:
+            logs.note(logging.WARNING, f"the service's file was changed, and is not taken: {error}")
+            return
+        new = {own.name: own.policy for own in read.consortia}
+        if new.keys() != {own.name for own in self.file.consortia}:
+            logs.note(logging.WARNING, "the service's file has other consortia; it is taken at the next start")
+            return
+        consortia = tuple(replace(own, policy=new[own.name]) for own in self.file.consortia)
+        if consortia != self.file.consortia:
+            self.file = replace(self.file, consortia=consortia)
+            logs.note(
+                logging.INFO, "the policy was changed, and counts for plans that come and runs that start from now on"
+            )
 
     def _take_plans(self) -> None:
         taken = frozenset(run.run for run in self._known.values() if run.state != "refused")
