@@ -253,6 +253,7 @@ def test_a_plan_goes_from_proposal_to_run_over_the_hub_and_a_withdrawal_stops_th
 
         made = hansa("plan", "propose", folder / "over.toml", *signing("aurora"), "--save", folder / "over.json")
         assert made.exit_code == 0, made.output
+        assert place("aurora").parents[1].stat().st_mode & 0o777 == 0o700
         name = f"{read_proposal(folder / 'over.json').digest.hex()}.json"
         for other in (HUB, "borealis"):
             until(lambda other=other: (place(other) / name).exists(), f"the proposal at {other}")

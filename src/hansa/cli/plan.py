@@ -313,14 +313,15 @@ def _hand_over(path: Path, service_file: Path | None, proposal: Path | None = No
     """Have this member's service keep what was just written, and the proposal that it is about; nothing where no service is named."""
     if service_file is None:
         return
+    from hansa.files import read_whole
     from hansa.service.config import read_service_file
     from hansa.service.inbox import proposal_in
     from hansa.service.proposals import keep_proposal, take
 
     service = read_service_file(service_file, open_keys=False)
     about = proposal or path
-    kept, consortium = proposal_in(about.read_bytes(), str(about), service)
+    kept, consortium = proposal_in(read_whole(about), str(about), service)
     folder = service.proposals_of(consortium)
     keep_proposal(folder, consortium, kept)
     if proposal is not None:
-        take(folder, consortium, path.read_bytes(), str(path))
+        take(folder, consortium, read_whole(path), str(path))

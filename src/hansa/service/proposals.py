@@ -149,7 +149,7 @@ def _check_room_of(folder: Path, proposer: str, where: str) -> None:
     """Raise PlanError where a member has as many proposals here as one may have."""
     own = 0
     for path in folder.glob(f"{'[0-9a-f]' * 64}.json"):
-        own += proposal_of(envelope_of(path.read_bytes(), str(path)), str(path)).predicate.proposer == proposer
+        own += read_proposal(path).predicate.proposer == proposer
     if own >= MOST_OF_ONE:
         raise PlanError(
             f"{where}: {proposer!r} has {own} proposals here already, as many as one member may; take old ones away first"
