@@ -412,6 +412,19 @@ def use_plan(path: Path) -> None:
     parse_plan(write_plan(read))
 
 
+def exchanged(content: bytes) -> None:
+    """A statement that came over the hub, where the proposal is known already."""
+    from hansa.service.config import Consortium
+    from hansa.service.proposals import keep_proposal, take
+
+    own = folder() / "exchanged"
+    card = members()["borealis"]
+    at = Consortium("", own / "members.toml", members(), own, card, None, None, "h:1", "aurora", Policy())
+    if not own.exists():
+        keep_proposal(own, at, proposal())
+    take(own, at, content, "aurora")
+
+
 def listed(content: bytes) -> None:
     """A folder of statements, of which one is a proposal that holds."""
     own = folder() / "statements"
@@ -937,6 +950,12 @@ TARGETS = (
         resigned(use_agreed, "aurora", "plan.json"),
         lambda: [proposal().payload],
         ("consortium.approvals.read_proposal", "node.config.read_agreed", "consortium.approvals.proposal_of"),
+    ),
+    Target(
+        "statements over the hub",
+        exchanged,
+        lambda: [written(proposal().envelope), reject(proposal(), identity("aurora"), "no")],
+        ("service.proposals.take",),
     ),
     Target(
         "rejections and withdrawals",

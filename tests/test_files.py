@@ -264,3 +264,8 @@ def test_no_file_that_a_user_names_is_read_without_a_limit():
     source = Path(hansa.files.__file__).parent
     reading = {str(path.relative_to(source)) for path in source.rglob("*.py") if WHOLE.search(path.read_text())}
     assert reading <= own
+
+
+def test_folders_above_a_new_one_are_their_owners_too(tmp_path):
+    make_folder(tmp_path / "a" / "b" / "c")
+    assert [(tmp_path / each).stat().st_mode & 0o777 for each in ("a", "a/b", "a/b/c")] == [0o700] * 3

@@ -111,7 +111,9 @@ def writing(path: Path, *, private: bool = True) -> Iterator[Path]:
 def make_folder(path: Path) -> None:
     """Make a folder for its owner only (mode 0700), and those above it. One that is there stays as it is. Raises OutputError."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for each in (*reversed(path.parents), path):  # `parents=True` would give those above the mode of the umask
+            if not each.is_dir():
+                each.mkdir(mode=0o700, exist_ok=True)
     except (OSError, ValueError) as error:
         raise _named(path, error) from error
 

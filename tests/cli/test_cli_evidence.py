@@ -11,7 +11,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from hansa.consortium.identity import load_identity
+from hansa.consortium.identity import create_identity, load_identity
+from hansa.consortium.versions import found, revoked, rotated, write_consortium
+from hansa.consortium.versions import signed as add_signature
 from hansa.node.evidence import SUFFIX, beside, keep_evidence, read_evidence
 from hansa.protocol.messages import CountCells, SplitNodes, encode, to_tensor
 from hansa.roles.summed.verified_counts import SIGNING_PURPOSE, Evidence, signed_bytes
@@ -124,6 +126,23 @@ def test_what_the_aggregator_did_not_sign_convicts_nobody(consortium: Consortium
     party = load_identity(consortium.folder / f"{PARTIES[0]}.identity")
     forged = replace(section, signature=party.sign(SIGNING_PURPOSE, signed_bytes(section.run, section.end)))
     assert_refused(judged(consortium, forged), "signature")
+
+
+def test_evidence_by_a_key_that_the_consortiums_file_knows_from_before_counts(consortium: Consortium):
+    folder = consortium.folder
+    section = signed(folder, (CELLS, shown(30)))
+    keep_evidence(folder / f"old{SUFFIX}", section)
+    (folder / "plan.toml").write_text(MASKED)
+    old, new = load_identity(folder / f"{HUB}.identity"), create_identity(HUB)
+    others = [load_identity(folder / f"{name}.identity") for name in PARTIES]
+    founded = found("nordic", [own.card() for own in others], old)
+    for own in others:
+        founded = add_signature(founded, own)
+    write_consortium(folder / "nordic.json", rotated(founded, new, [old, new]))
+    judged = ("evidence", folder / f"old{SUFFIX}", "--plan", folder / "plan.toml", "--members", folder / "nordic.json")
+    assert "signed these broadcasts" in hansa(*judged).stdout
+    write_consortium(folder / "nordic.json", revoked(rotated(founded, new, [old, new]), HUB, "x", new, key=old.public))
+    assert_refused(hansa(*judged), "signature")
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff", b'{"run": 1}', msgspec.json.encode({"run": "!"})])

@@ -125,6 +125,11 @@ def test_a_revoked_key_is_never_taken_again_and_a_former_one_can_be_revoked():
     new = create_identity("south")
     turned = rotated(FOUNDED, new, [SOUTH, new])
     assert turned.standing().earlier == {SOUTH.public: "south"}
+    assert gone.standing().former == {
+        WEST.certificate: "of 'west', whose key was revoked in version 2 of the consortium's file (stolen)"
+    }
+    assert turned.standing().former == {SOUTH.certificate: "that 'south' had before; it is to use its present keys"}
+    assert list(removed(FOUNDED, "west", NORTH).standing().former.values()) == ["of 'west', who is no member any more"]
     later = revoked(turned, "south", "disk sold", new, key=SOUTH.public)
     assert later.head.missing == ()
     assert set(later.head.members) == set(NAMES)

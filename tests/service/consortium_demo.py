@@ -1,14 +1,17 @@
 """A hub and three operators as four hosts, each with a service: `make demo-consortium`, and a test of the whole.
 
 Each host is a network namespace with an address of its own and a private folder (0700); nothing is shared but public files, which are
-"sent": cards, proposals, approvals. Where the system allows no namespaces the hosts are separate loopback addresses, and the demo says
+"sent": cards. Proposals and approvals travel between the services. Where the
+system allows no namespaces the hosts are separate loopback addresses, and the demo says
 so. One operator's rows are a CSV file, one's Parquet, one's in a real PostgreSQL on its own host.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -249,14 +252,14 @@ SOURCES = {
 
 
 def service_file(host: Host, hub: Host, port: int) -> None:
-    lines = ['identity = "identity"', 'members = "members.toml"', f'hub = "{hub.address}:{PORT}"']
+    lines = ['identity = "identity"', 'members = "members.toml"', f'hub = "{hub.address}:{PORT}"', 'exchange = "hub"']
     if host is not hub:
         lines += ["[[sources]]", SOURCES[host.name].format(port=port), "[policy]", "least_party_rows = 20"]
     (host.folder / "service.toml").write_text("\n".join(lines) + "\n")
 
 
 def agree(made: dict[str, Host], mode: str, rounds: int) -> Path:
-    """Propose, review, approve and join a plan, each on its own host; the approved file, which all have then."""
+    """Propose, review and approve a plan, each on its own host; the services carry it. The approved file, which all have then."""
     hub = made[HUB]
     shared = mode == "coopetitive"
     servers = 'servers = ["aurora", "borealis", "cirrus"]' if shared else ""
@@ -271,22 +274,30 @@ def agree(made: dict[str, Host], mode: str, rounds: int) -> Path:
     )
     (hub.folder / "plan.toml").write_text(text)
     proposal = f"{mode}-proposal.json"
-    pinned = ("--members", "members.toml", "--identity", "identity")
+    pinned = ("--members", "members.toml", "--identity", "identity", "--service", "service.toml")
     hub.hansa("plan", "propose", "plan.toml", *pinned, "--save", proposal)
-    answers = []
+    digest = hashlib.sha256(base64.b64decode(json.loads((hub.folder / proposal).read_text())["payload"])).hexdigest()
+    kept = Path("service.service") / "proposals" / "only" / f"{digest}.json"
     for name in OPERATORS:
-        host, answer = made[name], f"{name}-{mode}.json"
-        send(hub.folder / proposal, host)
-        reviewed = host.hansa("plan", "review", proposal, "--members", "members.toml")
+        host = made[name]
+        wait(lambda host=host: (host.folder / kept).exists(), f"{name} has no proposal")
+        reviewed = host.hansa("plan", "review", str(kept), "--members", "members.toml")
         assert "aurora, borealis" in reviewed, reviewed
-        host.hansa("plan", "approve", proposal, *pinned, "--save", answer)
-        send(host.folder / answer, hub)
-        answers.append(answer)
-    approved = f"{mode}.json"
-    hub.hansa("plan", "join", *answers, "--members", "members.toml", "--save", approved)
-    for name in OPERATORS:
-        send(hub.folder / approved, made[name])
-    return Path(approved)
+        host.hansa("plan", "approve", str(kept), *pinned)
+    for name, host in made.items():
+        wait(
+            lambda host=host: len(json.loads((host.folder / kept).read_text())["signatures"]) == len(HOSTS),
+            f"{name} has not all approvals",
+        )
+    return kept
+
+
+def wait(there: Callable[[], bool], otherwise: str) -> None:
+    """Wait for what the services bring."""
+    give_up = time.monotonic() + HANG_S
+    while not there():
+        assert time.monotonic() < give_up, otherwise
+        time.sleep(0.1)
 
 
 def until_over(host: Host, run: str) -> dict[str, Any]:
@@ -299,7 +310,7 @@ def until_over(host: Host, run: str) -> dict[str, Any]:
 def play(made: dict[str, Host], mode: str, rounds: int, kill: bool) -> None:
     """One run, from the proposal to the comparison of records."""
     approved = agree(made, mode, rounds)
-    say(f"\n{mode}: proposed by the hub, reviewed and approved by three operators")
+    say(f"\n{mode}: proposed by the hub, reviewed and approved by three operators; the services carried it")
     (run,) = {
         json.loads(made[name].hansa("run", str(approved), "--service", "service.toml", "--json"))["run"]
         for name in HOSTS

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 import postgresql
+from hansa.console.book import Book
 from hansa.consortium.approvals import read_proposal
 from hansa.consortium.model_signature import sign_model, verify_signature
 from hansa.errors import HansaError, IdentityError, OutputError, PlanError, StateError
@@ -232,6 +233,7 @@ def test_a_back_up_is_restored_without_the_states_of_runs(tmp_path: Path):
     folder = make_consortium(tmp_path)
     service, kept, run = finished(folder)
     kept.close()
+    Book(service.state).note("anna", "sign-in", "", "in", done=True)
     archive = tmp_path / "aurora.tar"
     done = hansa("backup", "--service", service.path, "--save", archive)
     assert done.exit_code == 0, done.output
@@ -248,6 +250,8 @@ def test_a_back_up_is_restored_without_the_states_of_runs(tmp_path: Path):
     kept = Store(service.name, service.state, service.database)
     assert {each.plan: each.state for each in kept.runs()} == {"test": "finished", "open": "lost"}
     assert service.ledger.read_text() == "[]\n"
+    assert [action.who for action in Book(service.state).actions(0, 9)] == ["anna"]
+    assert (service.state / "console.sqlite").stat().st_mode & 0o777 == 0o600
     model = tmp_path / "again.json"
     assert fetch(service, kept.find("test"), model, tmp_path / "statement.json").sha256 == run.model_sha256
     assert model.read_bytes() == b"a model"

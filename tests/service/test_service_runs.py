@@ -143,6 +143,17 @@ def test_runs_at_once_outlive_their_processes_and_services(services: Services):
     assert told[runs[2]]["mode"] == "secure-aggregation"
 
 
+def test_a_policy_that_is_saved_reaches_the_running_service(services: Services):
+    aurora = services.file("aurora")
+    before = aurora.read_text()
+    aurora.write_text(before.replace("[policy]\n", '[policy]\nleast_mode = "coopetitive"\n'))
+    until(lambda: "the policy was changed" in services.started["aurora"].log.read_text(), "the new policy")
+    run = services.run(approved(services.folder, renamed(PLAN, "too-open"), "too-open"), "aurora")
+    assert "least_mode" in services.until("aurora", run, "refused", "waiting", "running")["text"]
+    aurora.write_text(before)
+    until(lambda: services.started["aurora"].log.read_text().count("the policy was changed") == 2, "the old policy")
+
+
 def test_a_run_is_paused_at_one_member_and_goes_on_where_it_was(services: Services):
     run = services.run(approved(services.folder, renamed(LONG, "paused")))
     aurora = services.file("aurora")

@@ -1088,7 +1088,12 @@ def test_no_setting_turns_protection_off():
     assert all(
         parameter.default is inspect.Parameter.empty
         for parameter in inspect.signature(Credentials).parameters.values()
-        if parameter.name not in ("protocols", "route")  # which version, and which run: neither says who is trusted
+        if parameter.name
+        not in (
+            "protocols",
+            "route",
+            "former",
+        )  # which version, which run, words of a refusal: none says who is trusted
     )
 
 
@@ -1187,3 +1192,20 @@ def test_a_member_of_a_hub_without_a_door_tells_whom_it_waits_for(network, monke
     assert {each.limit_s for each in told} == {1}
     network.threads.submit(north.send, b"still here").result(10)
     assert receive(hub) == ("north", b"still here")
+
+
+def test_a_certificate_that_was_trusted_once_is_named_in_the_refusal(network, circle, attempt, tmp_path, caplog):
+    """At the hub that is dialled, in its log and in what it says of who is missing; and at a member that dials such a hub."""
+    old = circle.outsider("north", tmp_path / "old")
+    former = {old.certificate: "of 'north', whose key was revoked in version 2 of the consortium's file (stolen)"}
+    hub = network.hub(credentials=replace(circle.credentials("hub"), former=former))
+    with caplog.at_level("WARNING"):
+        attempt(hub, network.dialling(hub, old))
+    assert "shows the certificate of 'north', whose key was revoked in version 2" in caplog.text
+    assert "one showed the certificate of 'north', whose key was revoked" in hub.missing(["north"], 1.0)
+    assert hub.joined == frozenset()
+    renewed = circle.renewed_hub(tmp_path / "renewed")
+    other = network.hub(credentials=renewed)
+    member = replace(circle.credentials("north"), former={renewed.certificate: "that 'hub' had before"})
+    error = attempt(other, network.dialling(other, member))
+    assert "it shows the certificate that 'hub' had before" in str(error)

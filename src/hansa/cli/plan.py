@@ -25,6 +25,12 @@ MEMBERS = click.option(
     help="The consortium's file, or a members file whose identities you compared.",
 )
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+TO_SERVICE = click.option(
+    "--service",
+    "service_file",
+    type=EXISTING,
+    help="This member's service's file: the service keeps it too, and brings it to the others where the file names `exchange`.",
+)
 
 
 @click.group()
@@ -134,7 +140,10 @@ def diff(before: Path, after: Path, as_json: bool) -> None:
     "--days", type=click.IntRange(1, 365), default=30, show_default=True, help="How long it may be approved and run."
 )
 @click.option("--save", type=PATH, required=True, help="Where to write the proposal.")
-def propose(plan: Path, members_file: Path, identity: Identity, days: int, save: Path) -> None:
+@TO_SERVICE
+def propose(
+    plan: Path, members_file: Path, identity: Identity, days: int, save: Path, service_file: Path | None
+) -> None:
     """Make a proposal of PLAN, which every member with a role approves; the proposer's own approval is in it."""
     from hansa.consortium.approvals import propose, write_proposal
     from hansa.consortium.versions import read_pinned
@@ -144,6 +153,7 @@ def propose(plan: Path, members_file: Path, identity: Identity, days: int, save:
     check_outputs({"--save": save}, {"PLAN": plan, "--members": members_file})
     made = propose(read_plan(plan), read_pinned(members_file), identity, days)
     write_proposal(save, made)
+    _hand_over(save, service_file)
     click.echo(printable(f"{save}: proposal {made.digest.hex()}; send it to {', '.join(made.missing) or 'nobody'}"))
 
 
@@ -192,8 +202,14 @@ def review(
     help="This member's own file: a plan that its conditions refuse is not signed.",
 )
 @click.option("--save", type=PATH, help="Where to write the proposal with the approval; default: PROPOSAL itself.")
+@TO_SERVICE
 def approve(
-    proposal: Path, members_file: Path, identity: Identity, member_file: Path | None, save: Path | None
+    proposal: Path,
+    members_file: Path,
+    identity: Identity,
+    member_file: Path | None,
+    save: Path | None,
+    service_file: Path | None,
 ) -> None:
     """Sign PROPOSAL for this member. Read `hansa plan review` first."""
     from hansa.consortium.approvals import approve, read_proposal, write_proposal
@@ -212,6 +228,7 @@ def approve(
             )
     signed = approve(read, identity)
     write_proposal(save or proposal, signed)
+    _hand_over(save or proposal, service_file)
     left = f"still to approve: {', '.join(signed.missing)}" if signed.missing else "all have approved: it may run"
     click.echo(printable(f"{save or proposal}: approved; {left}"))
 
@@ -222,7 +239,10 @@ def approve(
 @with_identity
 @click.option("--reason", required=True, help="Why, for the others to read.")
 @click.option("--save", type=PATH, required=True, help="Where to write the signed rejection, which goes to the others.")
-def reject(proposal: Path, members_file: Path, identity: Identity, reason: str, save: Path) -> None:
+@TO_SERVICE
+def reject(
+    proposal: Path, members_file: Path, identity: Identity, reason: str, save: Path, service_file: Path | None
+) -> None:
     """Write a signed statement that this member does not approve PROPOSAL."""
     from hansa.consortium.approvals import read_proposal, reject
     from hansa.consortium.versions import read_pinned
@@ -231,6 +251,7 @@ def reject(proposal: Path, members_file: Path, identity: Identity, reason: str, 
     check_outputs({"--save": save}, {"PROPOSAL": proposal})
     read = read_proposal(proposal, read_pinned(members_file))
     write_whole(save, reject(read, identity, reason), private=False)
+    _hand_over(save, service_file, proposal)
     click.echo(printable(f"{save}: rejected; send it to {', '.join(read.plan.members)}"))
 
 
@@ -242,7 +263,10 @@ def reject(proposal: Path, members_file: Path, identity: Identity, reason: str, 
 @click.option(
     "--save", type=PATH, required=True, help="Where to write the signed withdrawal, which goes to the others."
 )
-def withdraw(proposal: Path, members_file: Path, identity: Identity, reason: str, save: Path) -> None:
+@TO_SERVICE
+def withdraw(
+    proposal: Path, members_file: Path, identity: Identity, reason: str, save: Path, service_file: Path | None
+) -> None:
     """Take back this member's approval of PROPOSAL: members that have the file in their `withdrawals` folder do not run it."""
     from hansa.consortium.approvals import read_proposal, withdraw
     from hansa.consortium.versions import read_pinned
@@ -251,6 +275,7 @@ def withdraw(proposal: Path, members_file: Path, identity: Identity, reason: str
     check_outputs({"--save": save}, {"PROPOSAL": proposal})
     read = read_proposal(proposal, read_pinned(members_file))
     write_whole(save, withdraw(read, identity, reason), private=False)
+    _hand_over(save, service_file, proposal)
     click.echo(printable(f"{save}: withdrawn; do not start the run, and send this to {', '.join(read.plan.members)}"))
 
 
@@ -282,3 +307,21 @@ def join(proposals: tuple[Path, ...], members_file: Path, save: Path) -> None:
     write_proposal(save, whole)
     left = f"still to approve: {', '.join(whole.missing)}" if whole.missing else "all have approved: it may run"
     click.echo(printable(f"{save}: approved by {', '.join(sorted(whole.signatures))}; {left}"))
+
+
+def _hand_over(path: Path, service_file: Path | None, proposal: Path | None = None) -> None:
+    """Have this member's service keep what was just written, and the proposal that it is about; nothing where no service is named."""
+    if service_file is None:
+        return
+    from hansa.files import read_whole
+    from hansa.service.config import read_service_file
+    from hansa.service.inbox import proposal_in
+    from hansa.service.proposals import keep_proposal, take
+
+    service = read_service_file(service_file, open_keys=False)
+    about = proposal or path
+    kept, consortium = proposal_in(read_whole(about), str(about), service)
+    folder = service.proposals_of(consortium)
+    keep_proposal(folder, consortium, kept)
+    if proposal is not None:
+        take(folder, consortium, read_whole(path), str(path))

@@ -20,8 +20,7 @@ import msgspec
 from hansa.errors import OutputError, PlanError
 from hansa.files import make_folder
 from hansa.node.logs import moment
-
-BOOK_FILE = "console.sqlite"
+from hansa.service.config import CONSOLE_FILE
 
 Role = Literal["viewer", "operator", "officer"]
 ROLES: tuple[Role, ...] = ("viewer", "operator", "officer")
@@ -82,7 +81,7 @@ class Book:
 
     def __init__(self, folder: Path) -> None:
         make_folder(folder)
-        self.path = folder / BOOK_FILE
+        self.path = folder / CONSOLE_FILE
         with contextlib.suppress(OSError):
             self.path.touch(mode=0o600)
         with self._open() as connection:

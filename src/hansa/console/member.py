@@ -101,8 +101,8 @@ class Member:
         return self.service.consortia[0].identity.name
 
     def proposals(self, consortium: Consortium) -> Path:
-        """The folder of proposals of one consortium that were brought to the console."""
-        return self.service.state / "proposals" / (consortium.name or "only")
+        """The folder of proposals of one consortium."""
+        return self.service.proposals_of(consortium)
 
     def reports(self) -> Path:
         """The folder of signed reports that were made here."""

@@ -1,8 +1,8 @@
 """Plans: proposals that were brought here, what each would mean, and this member's word on it.
 
-Members exchange proposals as files, by any way: a person brings a file here, reads what it means, signs, and saves the signed file for
-the others. The service's hub carries no proposals. What is approved is the statement that was shown, told by its digest: a plan that
-was changed is another one, and a file whose bytes were changed is refused by its signatures.
+Members exchange proposals as files, by any way, or their services do over the hub (`exchange` in the service's file): a person reads
+here what came, and signs. What is approved is the statement that was shown, told by its digest: a plan that was changed is another
+one, and a file whose bytes were changed is refused by its signatures.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from hansa.consortium.approvals import (
     PROPOSAL_TYPE,
     REJECTION_TYPE,
     Proposal,
-    RejectionPredicate,
     approve,
-    joined,
     proposal_digest_of,
     proposal_of,
     read_proposal,
@@ -31,21 +29,17 @@ from hansa.consortium.approvals import (
     reject,
     rejection_of,
     withdraw,
-    write_proposal,
 )
 from hansa.consortium.envelopes import envelope_of, read_envelope, written
 from hansa.errors import HansaError, PlanError
-from hansa.files import make_folder, write_whole
 from hansa.node.consent import Review, review
 from hansa.node.plan_report import Opened, opened_under
 from hansa.node.proposals import Listed, ListedProposal, Unreadable, kind_of, list_proposals
 from hansa.plan import COOPETITIVE, MASKED, Plan, write_plan
 from hansa.service.config import Consortium
 from hansa.service.inbox import proposal_in, submit
+from hansa.service.proposals import forget_proposal, keep_proposal, keep_rejection
 from hansa.service.store import SHOWN_DIGITS, ServiceRun
-
-MOST_FILES = 300
-"""Proposals and rejections that are kept here; who brings more takes old ones away first."""
 
 LAST_RUNS = 200
 """Of which one is looked for, whose plan a new one is held against."""
@@ -198,14 +192,7 @@ def bring(member: Member, form: Form) -> Done:
 
 def keep(member: Member, consortium: Consortium, proposal: Proposal, told: str) -> Done:
     """Keep a proposal here, joined with the copy that is there."""
-    folder = member.proposals(consortium)
-    make_folder(folder)
-    path = folder / f"{proposal.digest.hex()}.json"
-    if path.exists():
-        proposal = joined(read_proposal(path, consortium.members), proposal)
-    elif sum(1 for _ in folder.iterdir()) >= MOST_FILES:
-        raise PlanError(f"{MOST_FILES} proposals are kept here already; take old ones away first")
-    write_proposal(path, proposal)
+    proposal = keep_proposal(member.proposals(consortium), consortium, proposal)
     left = f"; still to approve: {', '.join(proposal.missing)}" if proposal.missing else "; all have approved it"
     digest = proposal.digest.hex()
     return Done(text=f"{proposal.plan.name} {told}{left}", to=f"/plans/{digest}", about=digest)
@@ -215,21 +202,10 @@ def _bring_rejection(member: Member, content: bytes) -> Done:
     envelope = envelope_of(content, _FILE)
     consortium, proposal = kept_proposal(member, proposal_digest_of(envelope, _FILE))
     rejection = rejection_of(envelope, _FILE, proposal)
-    _keep_rejection(member, consortium, proposal, rejection, content)
+    keep_rejection(member.proposals(consortium), consortium, proposal, rejection, content)
     digest = proposal.digest.hex()
     text = f"{rejection.member} does not approve {proposal.plan.name}: {rejection.reason}"
     return Done(text=text, to=f"/plans/{digest}", about=digest)
-
-
-def _keep_rejection(
-    member: Member, consortium: Consortium, proposal: Proposal, rejection: RejectionPredicate, content: bytes
-) -> None:
-    """Keep it beside the proposal; where that had this member's own approval, also where the service finds what was taken back."""
-    name = f"{proposal.digest.hex()}-{rejection.member}.json"
-    write_whole(member.proposals(consortium) / name, content, private=False)
-    if consortium.withdrawals is not None:
-        make_folder(consortium.withdrawals)
-        write_whole(consortium.withdrawals / name, content, private=False)
 
 
 def approve_plan(member: Member, form: Form) -> Done:
@@ -260,7 +236,7 @@ def reject_plan(member: Member, form: Form) -> Done:
     taken_back = identity.name in proposal.signatures
     content = (withdraw if taken_back else reject)(proposal, identity, reason)
     rejection = rejection_of(envelope_of(content, _FILE), _FILE, proposal)
-    _keep_rejection(member, consortium, proposal, rejection, content)
+    keep_rejection(member.proposals(consortium), consortium, proposal, rejection, content)
     digest = proposal.digest.hex()
     what = "the approval is taken back" if taken_back else "rejected"
     return Done(text=f"{proposal.plan.name}: {what}: {reason}", to=f"/plans/{digest}", about=digest)
@@ -282,9 +258,7 @@ def give(member: Member, form: Form) -> Done:
 def take_away(member: Member, form: Form) -> Done:
     """Forget a proposal, and its rejections, here. What the service has of it stays."""
     consortium, proposal = kept_proposal(member, form.get("proposal"))
-    folder = member.proposals(consortium)
-    for path in (*_rejections(folder, proposal), folder / f"{proposal.digest.hex()}.json"):
-        path.unlink(missing_ok=True)
+    forget_proposal(member.proposals(consortium), proposal.digest.hex())
     return Done(text=f"{proposal.plan.name} is taken away here", to="/plans", about=proposal.digest.hex())
 
 

@@ -223,7 +223,7 @@ def save(member: Member, form: Form) -> Done:
         if value != msgspec.to_builtins(consortium.policy)[key]
     ]
     return Done(
-        text=f"the policy is saved ({'; '.join(changed) or 'as it was'}); the service takes it when it is started again",
+        text=f"the policy is saved ({'; '.join(changed) or 'as it was'}); it counts for new plans and for runs that start",
         to="/settings",
         about=name,
     )

@@ -62,7 +62,7 @@ class Standing:
     Attributes:
         name, version, digest: of the consortium; the digest is that of the version's statement, in hex.
         signers: keys that signed any version. earlier: key -> member, of keys that members had before they took others.
-        revoked: key -> why.
+        revoked: key -> why. former: certificate (DER) that is trusted no more -> whose it was, and why not, in words.
     """
 
     name: str
@@ -71,6 +71,7 @@ class Standing:
     signers: frozenset[bytes]
     earlier: Mapping[bytes, str]
     revoked: Mapping[bytes, Revoked]
+    former: Mapping[bytes, str]
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,10 @@ class Members(Mapping[str, Card]):
     def certificates(self) -> dict[str, bytes]:
         """Member name -> certificate (DER), as the transport wants them."""
         return {name: card.certificate for name, card in self.cards.items()}
+
+    def former_certificates(self) -> Mapping[bytes, str]:
+        """Certificate (DER) that is trusted no more -> whose it was, and why not, in words; none of a file that nobody signs."""
+        return {} if self.standing is None else self.standing.former
 
     def revoked(self, identity: bytes) -> Revoked | None:
         """Why this key is trusted no more; None where nothing is known against it."""

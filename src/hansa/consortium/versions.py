@@ -169,7 +169,25 @@ class Consortium:
             signers=frozenset(own.change.keys[name] for own in self.versions for name in own.signatures),
             earlier={key: name for key, name in before.items() if key not in present and key not in revoked},
             revoked=revoked,
+            former=self._former(revoked),
         )
+
+    def _former(self, revoked: Mapping[bytes, Revoked]) -> dict[bytes, str]:
+        """Certificates of any version that the last one does not have, and why."""
+        present = {card.certificate for card in self.head.members.values()}
+        found = {}
+        for own in self.versions:
+            for name, card in own.members.items():
+                if card.certificate in present:
+                    continue
+                if (why := revoked.get(card.identity)) is not None:
+                    text = f"of {name!r}, whose key was revoked in version {why.version} of the consortium's file ({why.reason})"
+                elif name in self.head.members:
+                    text = f"that {name!r} had before; it is to use its present keys"
+                else:
+                    text = f"of {name!r}, who is no member any more"
+                found[card.certificate] = text
+        return found
 
 
 def found(name: str, cards: Iterable[Card], founder: Identity, now: datetime | None = None) -> Consortium:

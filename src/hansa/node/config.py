@@ -251,6 +251,7 @@ class MemberFile:
             self.members.certificates(),
             PROTOCOLS,
             "" if self.proposal is None else route_of(self.proposal.digest),
+            self.members.former_certificates(),
         )
 
 
@@ -335,7 +336,7 @@ def read_member_file(path: Path, ask: Callable[[str], str] | None = None) -> Mem
         memory_limit=None if document.memory_mb is None else int(document.memory_mb * 1e6),
         idle_limit_s=document.idle_limit_s,
         servers=_server_addresses(document.servers, plan, path),
-        proxy=_proxy(document, path),
+        proxy=proxy_of(document.proxy, document.proxy_password_file, path),
         id=document.id,
         by_column=_by_column(document, plan, path),
         engine=_engine(document, plan, path),
@@ -482,17 +483,17 @@ def address_of(text: str, key: str, path: Path) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _proxy(document: MemberDocument, path: Path) -> Proxy | None:
-    """The proxy that the file names. Raises PlanError; never quotes a password."""
-    if document.proxy is None:
-        if document.proxy_password_file is not None:
+def proxy_of(proxy: str | None, password_file: str | None, path: Path) -> Proxy | None:
+    """The proxy that a file names. Raises PlanError; never quotes a password."""
+    if proxy is None:
+        if password_file is not None:
             raise PlanError(f"{path}: proxy_password_file goes with proxy only; add proxy, or leave it out")
         return None
     password = ""
-    if document.proxy_password_file is not None:
-        password = read_password(path.parent / document.proxy_password_file, "the proxy's password")
+    if password_file is not None:
+        password = read_password(path.parent / password_file, "the proxy's password")
     try:
-        return read_proxy(document.proxy, password)
+        return read_proxy(proxy, password)
     except ValueError as error:
         raise PlanError(f"{path}: proxy: {error}") from error
 

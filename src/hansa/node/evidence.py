@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from hansa.consortium.identity import verify
 from hansa.consortium.versions import read_pinned
-from hansa.errors import HansaError, PlanError, ProtocolError
+from hansa.errors import HansaError, IdentityError, PlanError, ProtocolError
 from hansa.files import read_whole, write_whole
 from hansa.plan import Plan, read_plan
 from hansa.printable import printable
 from hansa.protocol import messages
 from hansa.protocol.messages import SETUP, CountCells, CountResiduals, ShowRows, SplitNodes
-from hansa.roles.summed.verified_counts import Evidence, check_evidence
+from hansa.roles.summed.verified_counts import SIGNING_PURPOSE, Evidence, check_evidence, signed_bytes
 from hansa.trees.losses import is_logistic, tells_rows
 
 SUFFIX = ".evidence.json"
@@ -104,8 +107,8 @@ def judge(first: Path, second: Path | None, plan_file: Path, members_file: Path)
         raise PlanError(f"{plan_file}: privacy.verify_counts is 'off': in such a run nobody signs broadcasts")
     if plan.aggregator not in members:
         raise PlanError(f"{members_file}: has no card of the plan's aggregator {plan.aggregator!r}")
-    key = members[plan.aggregator].identity
     evidence = read_evidence(first)
+    key = _signing_key(evidence, members.keys_of(plan.aggregator))
     shown = _shown(evidence, plan, check_evidence(evidence, key, len(plan.parties)))
     twice = False
     if second is not None:
@@ -118,6 +121,15 @@ def judge(first: Path, second: Path | None, plan_file: Path, members_file: Path)
         twice = other.end != evidence.end
     broken = twice or any(each.broken for each in shown)
     return Judgement(broken, plan.aggregator, evidence.run.hex(), shown, twice)
+
+
+def _signing_key(evidence: Evidence, keys: Sequence[bytes]) -> bytes:
+    """The key of these that signed: the aggregator's, or one that it had before it took another; the first where none did."""
+    for key in keys:
+        with contextlib.suppress(IdentityError):
+            verify(key, SIGNING_PURPOSE, signed_bytes(evidence.run, evidence.end), evidence.signature)
+            return key
+    return keys[0]
 
 
 def _shown(evidence: Evidence, plan: Plan, counts: list[npt.NDArray[np.int64]]) -> tuple[Shown, ...]:

@@ -1,4 +1,4 @@
-"""A service's back-up: an archive of what its runs left, and of its ledger with the ledger's key.
+"""A service's back-up: an archive of what its runs left, its ledger with the ledger's key, and its console's accounts and actions.
 
 It holds no key of the member, and no state of a run that is not over.
 
@@ -8,8 +8,10 @@ back-up was made is given up where that is restored: all members begin it anew, 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import sqlite3
 import tarfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -19,7 +21,7 @@ from msgspec.structs import replace
 
 from hansa.errors import OutputError
 from hansa.files import make_folder, read_whole, write_whole, writing
-from hansa.service.config import ServiceFile
+from hansa.service.config import CONSOLE_FILE, ServiceFile
 from hansa.service.store import ServiceRun, Store
 from hansa.trees.xgboost_json import MOST_BYTES
 
@@ -40,6 +42,8 @@ def write_backup(service: ServiceFile, store: Store, save: Path) -> int:
                 path = service.runs / run.folder / name
                 if path.is_file():
                     _add(archive, f"runs/{run.folder}/{name}", read_whole(path, MOST_BYTES))
+        if (service.state / CONSOLE_FILE).is_file():
+            _add(archive, CONSOLE_FILE, _copied(service.state / CONSOLE_FILE))
         for name, path in ((LEDGER, service.ledger), (LEDGER_KEY, _key_of(service.ledger))):
             if path.is_file():
                 _add(archive, name, read_whole(path, MOST_BYTES))
@@ -58,7 +62,7 @@ def read_backup(service: ServiceFile, open_store: Callable[[], Store], archive: 
         raise OutputError(f"{archive}: is no back-up of a service: {error}") from error
     if odd := [run.folder for run in runs if run.folder not in ("", run.run) or not run.run.isalnum()]:
         raise OutputError(f"{archive}: is no back-up of a service: a run has the folder {odd[0]!r:.100}")
-    taken = [path for path in (service.runs, service.ledger) if path.exists()]
+    taken = [path for path in (service.runs, service.ledger, service.state / CONSOLE_FILE) if path.exists()]
     if taken:
         raise OutputError(
             f"{taken[0]}: is there already; a back-up is restored where a service has nothing yet, so that nothing newer is lost: "
@@ -94,7 +98,7 @@ def _content(archive: Path) -> dict[str, bytes]:
         with tarfile.open(archive, "r:") as opened:
             for number, entry in enumerate(opened):
                 parts = PurePosixPath(entry.name).parts
-                known = entry.name in (RUNS, LEDGER, LEDGER_KEY) or (
+                known = entry.name in (RUNS, LEDGER, LEDGER_KEY, CONSOLE_FILE) or (
                     len(parts) == 3 and parts[0] == "runs" and parts[1].isalnum() and parts[2] in KEPT_FILES
                 )
                 file = opened.extractfile(entry) if entry.isfile() and known and entry.size <= MOST_BYTES else None
@@ -104,6 +108,15 @@ def _content(archive: Path) -> dict[str, bytes]:
     except (tarfile.TarError, OSError) as error:
         raise OutputError(f"{archive}: is no back-up of a service: {error}") from error
     return found
+
+
+def _copied(path: Path) -> bytes:
+    """A file of SQLite as it is at one moment, though somebody writes it meanwhile. Raises OutputError."""
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=30)) as source:
+            return source.serialize()
+    except sqlite3.Error as error:
+        raise OutputError(f"{path}: {error}; is the file damaged?") from error
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:

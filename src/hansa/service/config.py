@@ -5,6 +5,7 @@
     members = "members.toml"            # the consortium
     withdrawals = "withdrawals"         # optional: folder of approvals that their members took back
     hub = "10.0.0.1:7465"               # where the hub's service listens (its own file) or is found (all others')
+    exchange = "hub"                    # optional: the member whose service passes proposals on, at `hub`; default: nobody does
     state = "north.service"             # optional: folder of this service; default: this file's name with .service
     plans = "north-plans"               # optional: the inbox, where approved plans are put; default: the folder plans in `state`
     database = "postgresql://u@h/db"    # optional: where it keeps its runs; default: a file of SQLite in `state`
@@ -28,7 +29,7 @@
     [policy]                            # as in a member's file
 
     [consortia.hospitals]               # in place of members: several consortia, each with its members file, and what differs of
-    members = "hospitals.toml"          # identity, key_file, withdrawals, hub and policy
+    members = "hospitals.toml"          # identity, key_file, withdrawals, hub, exchange and policy
 
 The other keys (proxy, proxy_password_file, threads, wait_s, idle_limit_s, reconnect_timeout_s, send_mbit, memory_mb, servers) are
 those of a member's file. Paths are taken from the file's own folder.
@@ -73,6 +74,9 @@ from hansa.transport.resumable import RECONNECT_TIMEOUT_S
 
 MOST_RUNS = 256
 DEFAULT_RUNS = 4
+
+CONSOLE_FILE = "console.sqlite"
+"""In a service's folder: the console's accounts, and what people did there."""
 
 SIGNATURE_FILE = "model.sig"
 """Beside a run's model, where the service signs models."""
@@ -125,6 +129,7 @@ class ConsortiumDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     key_file: FilePath | None = None
     withdrawals: FilePath | None = None
     hub: Address | None = None
+    exchange: Name | None = None
     policy: Policy | None = None
 
 
@@ -136,6 +141,7 @@ class ServiceDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     withdrawals: FilePath | None = None
     members: FilePath | None = None
     hub: Address | None = None
+    exchange: Name | None = None
     consortia: dict[Name, ConsortiumDocument] = {}
     sources: tuple[SourcesDocument, ...] = ()
     policy: Policy = Policy()
@@ -171,7 +177,7 @@ class Consortium:
         name: in the service's file; empty where it has one alone. members_path, folder: of the members file and of the identity.
         members, identity: what they hold, of an identity its card. key_file: that opens the identity's keys, or None.
         withdrawals: folder of approvals that were taken back, or None. hub: where the hub listens or is found.
-        policy: this member's conditions.
+        exchange: the member whose service passes proposals on; empty where members send files. policy: this member's conditions.
     """
 
     name: str
@@ -182,6 +188,7 @@ class Consortium:
     key_file: Path | None
     withdrawals: Path | None
     hub: str
+    exchange: str
     policy: Policy
 
 
@@ -211,6 +218,10 @@ class ServiceFile:
     def runs(self) -> Path:
         """The folder with a folder for each run."""
         return self.state / "runs"
+
+    def proposals_of(self, consortium: Consortium) -> Path:
+        """The folder of one consortium's proposals: those that were brought, made here, or came over the hub."""
+        return self.state / "proposals" / (consortium.name or "only")
 
     def source_of(self, plan: Plan) -> SourcesDocument | None:
         """The first table of [[sources]] whose pattern fits a plan's name; None where there is none."""
@@ -254,7 +265,7 @@ def read_service_file(path: Path, *, open_keys: bool = True) -> ServiceFile:
         path=path,
         document=document,
         name=document.name or path.stem,
-        consortia=_consortia(document, path, open_keys),
+        consortia=_consortia(document, path, state, open_keys),
         state=state,
         plans=state / "plans" if document.plans is None else (path.parent / document.plans).absolute(),
         ledger=state / "ledger.jsonl" if document.ledger is None else (path.parent / document.ledger).absolute(),
@@ -264,7 +275,7 @@ def read_service_file(path: Path, *, open_keys: bool = True) -> ServiceFile:
     )
 
 
-def _consortia(document: ServiceDocument, path: Path, open_keys: bool) -> tuple[Consortium, ...]:
+def _consortia(document: ServiceDocument, path: Path, state: Path, open_keys: bool) -> tuple[Consortium, ...]:
     tables: Mapping[str, ConsortiumDocument]
     if document.consortia:
         if document.members is not None:
@@ -290,16 +301,25 @@ def _consortia(document: ServiceDocument, path: Path, open_keys: bool) -> tuple[
         members_path, folder = (path.parent / each for each in (own.members, identity))
         policy = document.policy if own.policy is None else own.policy
         key_file = at(own.key_file or document.key_file)
+        members, exchange = read_pinned(members_path), own.exchange or document.exchange or ""
+        if exchange and exchange not in members:
+            raise PlanError(
+                f"{where}: exchange names {exchange!r}, who is no member in {members_path}; name the member whose service is the hub"
+            )
+        withdrawals = at(own.withdrawals or document.withdrawals)
+        if exchange and withdrawals is None:
+            withdrawals = state / "withdrawals" / (name or "only")
         found.append(
             Consortium(
                 name=name,
                 members_path=members_path.absolute(),
-                members=read_pinned(members_path),
+                members=members,
                 folder=folder,
                 identity=load_identity(folder, Unlocking(key_file)).card() if open_keys else _card_in(folder),
                 key_file=key_file,
-                withdrawals=at(own.withdrawals or document.withdrawals),
+                withdrawals=withdrawals,
                 hub=hub,
+                exchange=exchange,
                 policy=policy,
             )
         )

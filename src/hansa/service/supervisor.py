@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -35,7 +35,8 @@ from hansa.node.events import Ended, Failed, Line, Noticed, Paused, line_of, rea
 from hansa.node.notices import NoticeWriter
 from hansa.node.run import Command
 from hansa.roles.run import Progress, Registered, Resumed
-from hansa.service.config import ServiceFile
+from hansa.service.config import ServiceFile, read_service_file
+from hansa.service.exchange import route_of_exchange
 from hansa.service.inbox import LISTENING, arrivals, clear, write_member_file
 from hansa.service.store import ServiceRun, Store
 from hansa.service.tracing import Tracer
@@ -66,8 +67,8 @@ MOST_EVENTS_BYTES = 8 * 2**20
 """Of a run's file of events; what is older goes into one other file, and is then dropped."""
 
 EVENTS_FILE = "events.jsonl"
-MODULE = "hansa.cli.service_run"
-"""What a run's process is started as."""
+MODULE, EXCHANGE_MODULE = "hansa.cli.service_run", "hansa.cli.service_exchange"
+"""What a run's process, and one that exchanges proposals, is started as."""
 
 
 class RunChanged(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="run", forbid_unknown_fields=True):
@@ -119,6 +120,23 @@ class _Child:
 
 
 @dataclass
+class _Carrier:
+    """The process that exchanges one consortium's proposals; None between two starts.
+
+    Attributes:
+        setbacks: how often it ended so far. due: when it is started, by `time.monotonic`. route: by which others ask for it, where
+            this member is the hub.
+    """
+
+    consortium: str
+    route: str = ""
+    process: subprocess.Popen[bytes] | None = None
+    channel: socket.socket | None = None
+    setbacks: int = 0
+    due: float = 0.0
+
+
+@dataclass
 class Status:
     """What the health endpoint tells of the service; written by its loop alone.
 
@@ -159,10 +177,12 @@ class Service:
     _children: dict[str, _Child] = field(default_factory=dict)
     _setbacks: dict[str, int] = field(default_factory=dict)
     _routers: list[Router] = field(default_factory=list)
+    _carriers: list[_Carrier] = field(default_factory=list)
     _unkept: dict[str, ServiceRun] = field(default_factory=dict)
     _told_at: float = float("-inf")
     _held: frozenset[str] = frozenset()
     _closing: bool = False
+    _read: int = 0
 
     def serve(self) -> None:
         """Go on until an exception passes, such as that of a signal; then all runs pause, and their processes end.
@@ -186,6 +206,15 @@ class Service:
                 self._routers.append(Router(host, port))
                 opened.callback(self._routers[-1].close)
             opened.callback(self._end)
+            for consortium in self.file.consortia:
+                if consortium.exchange and consortium.withdrawals is not None:
+                    make_folder(consortium.withdrawals)
+                hub = consortium.exchange == consortium.identity.name
+                if consortium.exchange and hub == (
+                    self.command in LISTENING
+                ):  # the other one of a member's two services does it
+                    route = route_of_exchange(consortium) if hub else ""
+                    self._carriers.append(_Carrier(consortium.name, route))
             listening = tuple(f"{host}:{port}" for host, port in (router.address for router in self._routers))
             where = f"listening at {', '.join(listening)}" if listening else "dialling only"
             logs.note(logging.INFO, f"the service of {self.status.member} is there, {where}")
@@ -193,6 +222,7 @@ class Service:
             self.change(ServiceListens(member=self.status.member, addresses=listening))
             while True:
                 self._look()
+                self._carry()
                 self._listen(TICK_S)
                 self._reap()
 
@@ -213,6 +243,7 @@ class Service:
         """One round: plans that came, what operators want, runs whose turn it is. A database that is away is waited for."""
         try:
             self._keep_rest()
+            self._take_policies()
             self._take_plans()
             self._obey()
             self._start_due()
@@ -228,6 +259,30 @@ class Service:
         self.status.runs = tuple(self._known.values())
         self.status.handed = sum(router.handed for router in self._routers)
         self.status.refused = sum(router.refused for router in self._routers)
+
+    def _take_policies(self) -> None:
+        """Take the policies that were saved into the service's file since; what else was changed there counts at the next start."""
+        try:
+            changed = self.file.path.stat().st_mtime_ns
+            if changed == self._read:
+                return
+            first, self._read = not self._read, changed
+            if first:
+                return
+            read = read_service_file(self.file.path, open_keys=False)
+        except (OSError, HansaError) as error:
+            logs.note(logging.WARNING, f"the service's file was changed, and is not taken: {error}")
+            return
+        new = {own.name: own.policy for own in read.consortia}
+        if new.keys() != {own.name for own in self.file.consortia}:
+            logs.note(logging.WARNING, "the service's file has other consortia; it is taken at the next start")
+            return
+        consortia = tuple(replace(own, policy=new[own.name]) for own in self.file.consortia)
+        if consortia != self.file.consortia:
+            self.file = replace(self.file, consortia=consortia)
+            logs.note(
+                logging.INFO, "the policy was changed, and counts for plans that come and runs that start from now on"
+            )
 
     def _take_plans(self) -> None:
         taken = frozenset(run.run for run in self._known.values() if run.state != "refused")
@@ -310,9 +365,37 @@ class Service:
         child.run = self._keep(replaced(run, state="running", attempts=run.attempts + 1, text="its process is started"))
         self._route()
 
+    def _carry(self) -> None:
+        """Start the processes that exchange proposals, and start again those that ended: as after a change of the members file."""
+        for carrier in self._carriers:
+            if carrier.process is not None and carrier.process.poll() is not None:
+                assert carrier.channel is not None
+                carrier.channel.close()
+                carrier.process = carrier.channel = None
+                carrier.setbacks += 1
+                carrier.due = time.monotonic() + min(LONGEST_BACK_OFF_S, FIRST_BACK_OFF_S * carrier.setbacks)
+                self._route()
+            if carrier.process is None and time.monotonic() >= carrier.due:
+                ours, theirs = local_pair()
+                host, port = self._routers[0].address if self._routers else ("", 0)
+                told = [str(theirs.fileno()), str(self.file.path), carrier.consortium, host, str(port)]
+                carrier.process = subprocess.Popen(
+                    [sys.executable, "-m", EXCHANGE_MODULE, *told, self.log_format, self.log_level],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
+                theirs.close()
+                carrier.channel = ours
+                self._route()
+
     def _route(self) -> None:
         """Tell the routers which processes there are."""
         routes = {route_of(bytes.fromhex(child.run.proposal)): child.channel for child in self._children.values()}
+        for carrier in self._carriers:
+            if carrier.route and carrier.channel is not None:
+                routes[carrier.route] = carrier.channel
         for router in self._routers:
             router.serve(routes)
 
@@ -433,6 +516,10 @@ class Service:
     def _end(self) -> None:
         """Ask all runs to end, wait for that, and note that they pause."""
         self._closing = True
+        for carrier in self._carriers:
+            if carrier.process is not None:
+                carrier.process.terminate()
+                carrier.process.wait()
         for child in self._children.values():
             child.stopping = True
             child.process.terminate()

@@ -33,6 +33,7 @@ class Credentials:
             empty.
         route: which run a connection is for, as a host name in the clear (TLS's server name indication): a hub's service hands the
             connection to the process of that run, which then checks who is there. Empty says nothing.
+        former: certificate, DER, that was trusted once -> whose it was, and why it is no more, in words. It only explains a refusal.
 
     Raises:
         IdentityError: a part is missing or does not fit the others; the text says which, and the cure.
@@ -44,6 +45,7 @@ class Credentials:
     certificates: Mapping[str, bytes]
     protocols: tuple[str, ...] = ()
     route: str = ""
+    former: Mapping[bytes, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.certificates) < 2:

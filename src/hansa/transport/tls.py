@@ -443,6 +443,7 @@ class TlsHub:
         if listener is not None:
             self._poll.register(listener.fileno(), select.POLLIN)
         self._closed = False
+        self._former: set[str] = set()
         self.rejected = 0
         """Connections so far that did not prove to be an expected member."""
 
@@ -579,9 +580,10 @@ class TlsHub:
 
     def missing(self, members: Iterable[str], seconds: float | None) -> str:
         """What to say of those of `members` who are not connected after so long."""
+        former = "".join(f"; one showed the certificate {each}" for each in sorted(self._former))
         return (
             f"not connected after {seconds or 0:g} s: {', '.join(sorted(set(members) - self._links.keys()))} "
-            f"({self.rejected} connections of others were refused); start them, or look there why they cannot reach the hub"
+            f"({self.rejected} connections of others were refused{former}); start them, or look there why they cannot reach the hub"
         )
 
     def send(self, member: str, frame: Frame, head: bytes = b"") -> None:
@@ -843,7 +845,12 @@ class TlsHub:
         except BlockingIOError:
             return
         except OSError as error:
-            self._turn_away(pending, in_words(error))
+            former = self._credentials.former.get(error.certificate) if isinstance(error, TlsError) else None
+            if former is None:
+                self._turn_away(pending, in_words(error))
+            else:
+                self._former.add(former)
+                self._turn_away(pending, f"shows the certificate {former}")
             return
         certificate = pending.stream.certificate()
         member = self._member_of.get(certificate) if certificate else None
@@ -1011,6 +1018,8 @@ def _greet(stream: TlsStream, greeting: bytes) -> None:
 
 
 def _explained(error: TlsError, credentials: Credentials, hub: str) -> str:
+    if (former := credentials.former.get(error.certificate)) is not None:
+        return f"it shows the certificate {former}; ask the hub's member which keys it starts with"
     if error.verification:
         return (
             f"its certificate is not the valid one of the members file ({error.verification}); "

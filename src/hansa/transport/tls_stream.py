@@ -22,7 +22,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from cryptography.hazmat.primitives.serialization import Encoding
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from hansa.transport.frames import RECORD_BYTES
 from hansa.transport.tcp import LOOK_S, Lookout
@@ -57,20 +57,23 @@ class TlsError(OSError):
 
     Attributes:
         reason: OpenSSL's words for it. verification: what is wrong with the other end's certificate, if that is it.
-        of_dates: whether it is not valid yet, or no more.
+        of_dates: whether it is not valid yet, or no more. certificate: the one that was refused, DER, which anybody may show; or empty.
     """
 
-    def __init__(self, reason: str, verification: str = "", *, of_dates: bool = False) -> None:
+    def __init__(
+        self, reason: str, verification: str = "", *, of_dates: bool = False, certificate: bytes = b""
+    ) -> None:
         super().__init__(f"{reason}: {verification}" if verification else reason)
         self.reason = reason
         self.verification = verification
         self.of_dates = of_dates
+        self.certificate = certificate
 
 
-def note_verification(connection: SSL.Connection, _: object, number: int, __: int, fine: int) -> bool:
+def note_verification(connection: SSL.Connection, shown: crypto.X509, number: int, _: int, fine: int) -> bool:
     """The contexts' callback: OpenSSL's abort reason stands, and what was wrong is kept for the error's text."""
     if not fine:
-        connection.set_app_data(number)
+        connection.set_app_data((number, crypto.dump_certificate(crypto.FILETYPE_ASN1, shown)))
     return bool(fine)
 
 
@@ -307,9 +310,10 @@ class TlsStream:
             if (number := error.args[0]) > 0:
                 raise OSError(number, os.strerror(number)) from error
         elif not isinstance(error, SSL.ZeroReturnError):
-            number = self._tls.get_app_data()
+            number, certificate = self._tls.get_app_data() or (0, b"")
             verification = _VERIFICATION.get(number, f"error {number}") if number else ""
-            raise TlsError(_reason(error), verification, of_dates=number in _OF_DATES) from error
+            refused = TlsError(_reason(error), verification, of_dates=number in _OF_DATES, certificate=certificate)
+            raise refused from error
 
 
 def _reason(error: SSL.Error) -> str:
