@@ -110,7 +110,7 @@ OUR_OWN = {
         "data.source.read_rows",
         "data.streamed.open_rows",
         "engines.shard.ShardSource.open",
-        "fit.read_parties",
+        "library.fit.read_parties",
         "simulation.tables.read_table",
         "simulation.training.Training.read_like",
         "simulation.training.read_training",
