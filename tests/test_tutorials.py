@@ -278,6 +278,7 @@ def test_three_hosts_leave_the_files_that_the_tutorial_names(follow):
     assert not (folder / "cirrus-model.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_over_tls_gives_the_model_of_a_run_in_one_process(follow):
     folder = follow(f"docs/{THREE_HOSTS}").folder
     plan = read_plan(folder / "plan.toml")

@@ -71,7 +71,9 @@ def processes(workers: RayWorkers) -> list[int]:
     return [workers._ray.get(actor.__ray_call__.remote(lambda _: os.getpid())) for actor in workers._actors]
 
 
-def test_actors_hold_the_rows_and_nobody_can_tell_whichever_are_killed(cluster, tmp_path):
+@pytest.mark.parametrize("kills", [(40,), pytest.param((6, 40, 61), marks=pytest.mark.slow)], ids=["one", "three"])
+def test_actors_hold_the_rows_and_nobody_can_tell_whichever_are_killed(cluster, tmp_path, kills):
+    """Killed in a tree, and also before the cuts and in a later tree."""
     given = plan(PARTIES, weighted=True, evaluation=0.2, subsample=0.8, eval_metric=["logloss"], rounds=4)
     rows = table(600, weighted=True)
     tables = spread(rows, np.arange(rows.n_rows) % 2)
@@ -91,7 +93,7 @@ def test_actors_hold_the_rows_and_nobody_can_tell_whichever_are_killed(cluster, 
         at = talk.up or talk.down
         (talk.submit if at is talk.up else talk.deliver)(*at.popleft())
         steps += 1
-        if steps in (6, 40, 61):  # before the cuts, in a tree, in a later one
+        if steps in kills:
             os.kill(processes(workers)[steps % 3], signal.SIGKILL)
     assert len(set(first) & set(processes(workers))) < 3
     assert talk.aggregator.outcome.model == alone.aggregator.outcome.model
