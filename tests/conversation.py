@@ -20,6 +20,7 @@ from hansa.protocol.messages import (
     AskLogs,
     CheckpointSigned,
     Close,
+    CommitKey,
     CountBins,
     CountersignLogs,
     CountProbes,
@@ -27,6 +28,7 @@ from hansa.protocol.messages import (
     Described,
     Done,
     KeepLevels,
+    KeysCommitted,
     LogCheckpoint,
     LogsCountersigned,
     LogsOpened,
@@ -100,6 +102,8 @@ OF_COOPETITIVE_RUNS: dict[type[Message], Message] = {
         Resume(b"", 1, ()),
         SignCheckpoint(b""),
         CheckpointSigned({}),
+        CommitKey(b"c" * 32),
+        KeysCommitted({}),
         OpenLogs(PROTOCOL_VERSION, b"n" * 32, {}),
         LogsOpened({}, ()),
         ShowLog(LogCheckpoint(b"l" * 32, 1, b"r" * 32, b"s" * 64, (), b"p" * 64)),
@@ -110,7 +114,7 @@ OF_COOPETITIVE_RUNS: dict[type[Message], Message] = {
     )
 }
 """One of each message that has no place in a run of another mode or purpose, in a run itself (those of audit logs), or without
-verified row counts, unions of levels or rare ones, where it must be refused."""
+verified row counts, a drawn graph of masks, unions of levels or rare ones, where it must be refused."""
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "engines": ("errors", "plan", "data", "trees", "consortium.ledger", "roles.summed"),
     "printable": (),
     "version": (),
-    "exposure": ("plan", "mpc.openings", "trees.losses"),
+    "exposure": ("plan", "mpc.openings", "secure.mask_graph", "trees.losses"),
     "node": (
         "errors",
         "files",

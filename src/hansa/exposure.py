@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 from hansa.mpc.openings import OPENINGS, Opening
 from hansa.plan import COOPETITIVE, MASKED, Plan
+from hansa.secure.mask_graph import is_drawn, neighbours_needed
 from hansa.trees.losses import is_logistic, is_quantile
 
 EXPOSURE: Mapping[str, tuple[str, ...]] = {
@@ -185,7 +186,16 @@ def exposure(plan: Plan) -> tuple[str, ...]:
         if plan.continue_after_s is not None
         else ()
     )
-    return EXPOSURE[plan.mode] + refitted + checked + told + own + folded + tried + without
+    masked = (
+        (
+            f"Each of the {len(plan.parties)} parties masks its sums with {neighbours_needed(len(plan.parties))} others that chance "
+            "draws. This holds as long as no more than a third of the parties works with the aggregator, but for a chance of "
+            "2^-40.",
+        )
+        if plan.mode == MASKED and is_drawn(len(plan.parties))
+        else ()
+    )
+    return EXPOSURE[plan.mode] + refitted + masked + checked + told + own + folded + tried + without
 
 
 def exposure_lines(plan: Plan) -> list[str]:

@@ -83,6 +83,18 @@ def test_commands_say_who_can_read_what_in_this_mode_only(consortium: Consortium
     assert len(report["openings"]) == len(openings_under(plan))
 
 
+@pytest.mark.parametrize(("parties", "said"), [(63, False), (64, True)])
+def test_a_plan_of_many_parties_says_how_many_may_work_with_the_aggregator(parties, said):
+    plan = replace(
+        parse_plan(PLANS["secure-aggregation"]),
+        parties=tuple(f"party-{n:02}" for n in range(parties)),
+        receivers=("hub",),
+    )
+    sentence = "Each of the 64 parties masks its sums with 22 others that chance draws."
+    assert any(line.startswith(sentence) and "a third" in line for line in exposure(plan)) == said
+    assert exposure(replace(plan, mode="federated"))[: len(EXPOSURE["federated"])] == EXPOSURE["federated"]
+
+
 @pytest.mark.parametrize("mode", sorted(RESIDUALS))
 def test_a_plan_whose_leaves_are_refitted_says_what_that_shows(consortium: Consortium, mode):
     path = consortium.folder / "plan.toml"

@@ -32,6 +32,7 @@ from hansa.protocol.messages import (
     CheckpointSigned,
     Claim,
     Close,
+    CommitKey,
     ConfirmKeys,
     Contribution,
     CountBins,
@@ -45,6 +46,7 @@ from hansa.protocol.messages import (
     Finish,
     Join,
     KeepLevels,
+    KeysCommitted,
     KeysConfirmed,
     LogCheckpoint,
     LogProof,
@@ -172,6 +174,8 @@ def test_the_list_of_messages_is_closed():
         "Resume",
         "SignCheckpoint",
         "CheckpointSigned",
+        "CommitKey",
+        "KeysCommitted",
         "AnnounceKey",
         "ExchangeKeys",
         "ConfirmKeys",
@@ -514,8 +518,9 @@ def test_both_ways_are_listed():
     down = {
         Welcome, ExchangeKeys, KeysConfirmed, CountMagnitudes, SumLabels, CountCells, UseCuts, QuantiseGradients, SplitNodes, Finish,
         ShowRows, CountBins, Described, CountResiduals, SetLeaves, Resume, CheckpointSigned, UseLevels, KeepLevels,
+        KeysCommitted,
     }  # fmt: skip
-    up = {Join, SignCheckpoint, AnnounceKey, ConfirmKeys, Contribution, VouchRows, Received, TellLevels}
+    up = {Join, SignCheckpoint, CommitKey, AnnounceKey, ConfirmKeys, Contribution, VouchRows, Received, TellLevels}
     coopetitive = {Relay, Done, Close}
     logs = {OpenLogs, LogsOpened, ShowLog, LogsShown, AskLogs, CountersignLogs, LogsCountersigned}
     assert down | up | coopetitive | logs | {Abort} | set(SEALED) == set(MESSAGES)

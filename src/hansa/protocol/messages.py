@@ -196,6 +196,18 @@ class CheckpointSigned(Message, frozen=True):
     signatures: dict[str, bytes]
 
 
+class CommitKey(Message, frozen=True):
+    """Party to aggregator, with masks over a drawn graph: the hash of the key that I shall announce (`secure.keys.commitment`)."""
+
+    commitment: bytes
+
+
+class KeysCommitted(Message, frozen=True):
+    """Aggregator to party: everybody's commitment, by party. Only now keys are announced."""
+
+    commitments: dict[str, bytes]
+
+
 class AnnounceKey(Message, frozen=True):
     """Party to aggregator, or member to hub: my X25519 key for this run, signed by my identity; the cipher I prefer."""
 
@@ -582,6 +594,8 @@ MESSAGES: tuple[type[Message], ...] = (
     Resume,
     SignCheckpoint,
     CheckpointSigned,
+    CommitKey,
+    KeysCommitted,
     AnnounceKey,
     ExchangeKeys,
     ConfirmKeys,
@@ -656,7 +670,7 @@ WITH_DATA: frozenset[type[Message]] = frozenset(
 """Messages whose binary data may be as long as a frame. Views of the frame hold them, but for the model in `Finish`."""
 
 _OF_ALL_MEMBERS = frozenset(
-    {Welcome, Resume, CheckpointSigned, ExchangeKeys, ConfirmKeys, KeysConfirmed, TellLevels, UseLevels}
+    {Welcome, Resume, CheckpointSigned, KeysCommitted, ExchangeKeys, ConfirmKeys, KeysConfirmed, TellLevels, UseLevels}
     | {OpenLogs, LogsOpened, ShowLog, LogsShown, LogsCountersigned}
 )
 
@@ -673,6 +687,8 @@ AnyMessage = (
     | Resume
     | SignCheckpoint
     | CheckpointSigned
+    | CommitKey
+    | KeysCommitted
     | AnnounceKey
     | ExchangeKeys
     | ConfirmKeys

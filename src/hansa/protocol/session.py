@@ -18,6 +18,7 @@ from hansa.protocol.messages import (
     AskLogs,
     CheckpointSigned,
     Close,
+    CommitKey,
     ConfirmKeys,
     Contribution,
     CountBins,
@@ -31,6 +32,7 @@ from hansa.protocol.messages import (
     Finish,
     Join,
     KeepLevels,
+    KeysCommitted,
     KeysConfirmed,
     LogsCountersigned,
     LogsOpened,
@@ -96,15 +98,18 @@ AGGREGATOR: Transitions = {
 
 PARTY_MASKED: Transitions = {
     **PARTY,
-    "welcomed": {ExchangeKeys: ("keyed",), Abort: ("aborted",)},
+    "welcomed": {ExchangeKeys: ("keyed",), KeysCommitted: ("committed",), Abort: ("aborted",)},
+    "committed": {ExchangeKeys: ("keyed",), Abort: ("aborted",)},
     "keyed": {KeysConfirmed: ("confirmed",), Abort: ("aborted",)},
     "confirmed": {CountMagnitudes: ("measured",), Abort: ("aborted",)},
 }
-"""`PARTY` in secure-aggregation mode: no sum is asked for before all keys are confirmed."""
+"""`PARTY` in secure-aggregation mode: no sum is asked for before all keys are confirmed. Where the graph of masks is drawn, keys are
+committed to first; a role refuses `ExchangeKeys` there without, and `KeysCommitted` elsewhere."""
 
 AGGREGATOR_MASKED: Transitions = {
     **AGGREGATOR,
-    "registering": {Join: ("registering", "keying"), Abort: ("aborted",)},
+    "registering": {Join: ("registering", "committing", "keying"), Abort: ("aborted",)},
+    "committing": {CommitKey: ("committing", "keying"), Abort: ("aborted",)},
     "keying": {AnnounceKey: ("keying", "confirming"), Abort: ("aborted",)},
     "confirming": {ConfirmKeys: ("confirming", "measuring"), Abort: ("aborted",)},
 }
@@ -200,7 +205,8 @@ RESUMING_PARTY: Transitions = {
         Abort: ("aborted",),
     },
     "resuming": {CheckpointSigned: ("agreed", "resumed"), Abort: ("aborted",)},
-    "agreed": {ExchangeKeys: ("keyed",), Abort: ("aborted",)},
+    "agreed": {ExchangeKeys: ("keyed",), KeysCommitted: ("committed",), Abort: ("aborted",)},
+    "committed": {ExchangeKeys: ("keyed",), Abort: ("aborted",)},
     "keyed": {KeysConfirmed: ("resumed",), Abort: ("aborted",)},
     "resumed": {},
     "aborted": {},
@@ -210,7 +216,8 @@ RESUMING_PARTY: Transitions = {
 
 RESUMING_AGGREGATOR: Transitions = {
     "registering": {Join: ("registering", "signing", "resumed"), Abort: ("aborted",)},
-    "signing": {SignCheckpoint: ("signing", "keying", "resumed"), Abort: ("aborted",)},
+    "signing": {SignCheckpoint: ("signing", "committing", "keying", "resumed"), Abort: ("aborted",)},
+    "committing": {CommitKey: ("committing", "keying"), Abort: ("aborted",)},
     "keying": {AnnounceKey: ("keying", "confirming"), Abort: ("aborted",)},
     "confirming": {ConfirmKeys: ("confirming", "resumed"), Abort: ("aborted",)},
     "resumed": {},

@@ -1,4 +1,4 @@
-"""One member's side of the set-up of a run's keys: announce, check, confirm. Used by every mode that has keys."""
+"""One member's side of the set-up of a run's keys: commit where that is due, announce, check, confirm. Used by every mode with keys."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ from dataclasses import dataclass
 
 from hansa.consortium.identity import verify
 from hansa.errors import ProtocolError
-from hansa.protocol.messages import AnnounceKey, ConfirmKeys, ExchangeKeys, KeysConfirmed
+from hansa.protocol.messages import AnnounceKey, CommitKey, ConfirmKeys, ExchangeKeys, KeysCommitted, KeysConfirmed
 from hansa.secure.keys import (
+    HASH_BYTES,
     Announcement,
     PairKey,
     RunNames,
     announce,
     check_announcements,
+    check_commitments,
     check_confirmation,
+    commitment,
     confirmation,
     derive_pair_keys,
     fresh_key_pair,
     roster_hash,
 )
+from hansa.secure.mask_graph import neighbours
 from hansa.secure.prg import Algorithm, agreed_algorithm, preferred_algorithm
 
 
@@ -41,13 +45,25 @@ class KeySetup:
 
     Args:
         member: this member. run: plan, run and epoch. signer: see `Signer`. members: everybody who takes part.
+        drawn: whether keys draw a graph (`secure.mask_graph`), and so are committed to before anybody shows one.
+        with_all: whether a drawn graph's member shares keys with all others, and not with its neighbours alone.
 
     Attributes:
+        neighbours: the peers in the graph, all others where none is drawn; once exchanged.
         keys: the pair keys by peer, once exchanged. roster: 32 bytes that name run, members and keys. algorithm: agreed.
         confirmed: whether every other member proved that it holds the same key and roster.
     """
 
-    def __init__(self, member: str, run: RunNames, signer: Signer, members: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        member: str,
+        run: RunNames,
+        signer: Signer,
+        members: tuple[str, ...],
+        drawn: bool = False,
+        with_all: bool = True,
+    ) -> None:
+        self.neighbours: tuple[str, ...] = ()
         self.keys: dict[str, PairKey] = {}
         self.roster = b""
         self.algorithm: Algorithm = preferred_algorithm()
@@ -57,14 +73,45 @@ class KeySetup:
         self._signer = signer
         self._members = members
         self._pair = fresh_key_pair()
+        self._drawn, self._with_all = drawn, with_all
+        self._commitments: dict[str, bytes] = {}
+
+    def commitment(self) -> CommitKey:
+        """What binds this member to its key, where a graph is drawn."""
+        return CommitKey(commitment(self.run, self._member, self._pair.public_key, self.algorithm))
+
+    def committed(self, message: KeysCommitted) -> AnnounceKey:
+        """Keep what everybody is bound to; only then show this member's own key. Raises ProtocolError."""
+        if not self._drawn:
+            raise ProtocolError("commitments to keys came in a run that draws no graph of masks")
+        if sorted(message.commitments) != sorted(self._members):
+            raise ProtocolError(
+                f"commitments to keys came of {sorted(message.commitments)[:8]}; expected one of each of {len(self._members)} members",
+                suspects=tuple(sorted({*message.commitments} ^ {*self._members}))[:8],
+            )
+        wrong = [member for member, given in sorted(message.commitments.items()) if len(given) != HASH_BYTES]
+        if wrong:
+            raise ProtocolError(
+                f"member {wrong[0]!r}: a commitment to a key has {HASH_BYTES} bytes, not {len(message.commitments[wrong[0]])}",
+                member=wrong[0],
+            )
+        if message.commitments[self._member] != self.commitment().commitment:
+            raise ProtocolError(f"member {self._member!r} is shown as bound to another key than its own")
+        self._commitments = dict(message.commitments)
+        return self.announcement()
 
     def announcement(self) -> AnnounceKey:
-        """This member's signed key for the run."""
+        """This member's signed key for the run. Raises ProtocolError before all are bound to theirs, where a graph is drawn."""
+        if self._drawn and not self._commitments:
+            raise ProtocolError("a key would be shown before the others are bound to theirs")
         own = announce(self._pair, self.run, self._member, self.algorithm, self._signer.sign)
         return AnnounceKey(own.public_key, own.algorithm.value, own.signature)
 
     def exchange(self, message: ExchangeKeys) -> ConfirmKeys:
         """Check everybody's signed key against the pinned identities; derive the pair keys; prove that we hold them.
+
+        Where a graph is drawn, all keys are checked against what their members were bound to, and the signatures of those with whom
+        this member shares a key. These prove that they saw the same keys; each checks the signatures of its own.
 
         Raises IdentityError or ProtocolError naming the member whose key is wrong.
         """
@@ -72,9 +119,22 @@ class KeySetup:
             Announcement(member, key, _algorithm(member, algorithm), signature)
             for member, key, algorithm, signature in message.keys
         ]
-        pinned = {member: self._signer.identities[member] for member in self._members}
-        announcements = check_announcements(given, self.run, pinned, verify)
-        self.keys = derive_pair_keys(self._pair, self._member, announcements, self.run)
+        if self._drawn:
+            if not self._commitments:
+                raise ProtocolError(
+                    "keys came before commitments to them; rule: nobody chooses a key once others' are known"
+                )
+            announcements = check_commitments(given, self.run, self._commitments)
+            self.neighbours = neighbours(self._member, self._members, roster_hash(self.run, announcements))
+        else:
+            self.neighbours = tuple(sorted({*self._members} - {self._member}))
+        peers = self.neighbours if self._drawn and not self._with_all else self._members
+        shared = {*peers, self._member}
+        pinned = {member: self._signer.identities[member] for member in self._members if member in shared}
+        of_peers = [each for each in given if not self._drawn or each.member in shared]
+        checked = check_announcements(of_peers, self.run, pinned, verify)
+        announcements = announcements if self._drawn else checked
+        self.keys = derive_pair_keys(self._pair, self._member, checked, self.run)
         self._pair.erase()
         self.roster = roster_hash(self.run, announcements)
         self.algorithm = agreed_algorithm([a.algorithm for a in announcements.values()])

@@ -1,4 +1,5 @@
-"""How whoever holds the hub brings a run's members together: joins, then everybody's keys and their confirmations. No I/O.
+"""How whoever holds the hub brings a run's members together: joins, then everybody's keys and their confirmations, before them
+commitments to keys where these draw a graph. No I/O.
 
 Nothing here is secret: the hub passes on public keys that members signed, and proofs that it cannot make.
 """
@@ -11,9 +12,11 @@ from hansa.errors import ProtocolError
 from hansa.protocol.messages import (
     PROTOCOL_VERSION,
     AnnounceKey,
+    CommitKey,
     ConfirmKeys,
     ExchangeKeys,
     Join,
+    KeysCommitted,
     KeysConfirmed,
 )
 from hansa.roles.run import PURPOSE, Roster
@@ -40,21 +43,29 @@ class Registration:
     Args:
         members: everybody who takes part. with_rows: those that have rows; the others have none.
         agreement: what all must hold alike (`run.agreement`). parts: what it is made of (`run.agreement_parts`).
+        with_some: whether each member shares keys with some others alone, its neighbours in a drawn graph.
 
     Attributes:
-        joins, keys, tags: what has come, by member.
+        joins, commitments, keys, tags: what has come, by member.
     """
 
     def __init__(
-        self, members: tuple[str, ...], with_rows: tuple[str, ...], agreement: bytes, parts: Mapping[str, bytes]
+        self,
+        members: tuple[str, ...],
+        with_rows: tuple[str, ...],
+        agreement: bytes,
+        parts: Mapping[str, bytes],
+        with_some: bool = False,
     ) -> None:
         self.joins: dict[str, Join] = {}
+        self.commitments: dict[str, bytes] = {}
         self.keys: dict[str, AnnounceKey] = {}
         self.tags: dict[str, ConfirmKeys] = {}
         self._members = members
         self._with_rows = with_rows
         self._agreement = agreement
         self._parts = parts
+        self._with_some = with_some
 
     @property
     def roster(self) -> Roster:
@@ -122,6 +133,15 @@ class Registration:
             f"the hub's {self._parts['plan'].hex()})"
         )
 
+    def committed(self, member: str, message: CommitKey) -> KeysCommitted | None:
+        """Take what binds a member to its key; everybody's, once all are here. Raises ProtocolError on a second one."""
+        if member in self.commitments:
+            raise ProtocolError(f"member {member!r} committed to two keys", member=member)
+        self.commitments[member] = message.commitment
+        if len(self.commitments) < len(self._members):
+            return None
+        return KeysCommitted(dict(sorted(self.commitments.items())))
+
     def announced(self, member: str, message: AnnounceKey) -> ExchangeKeys | None:
         """Take a member's key; everybody's, once all are here. Raises ProtocolError on a second one."""
         if member in self.keys:
@@ -136,15 +156,26 @@ class Registration:
     def confirmed(self, member: str, message: ConfirmKeys) -> dict[str, KeysConfirmed]:
         """Take a member's proofs; what each member is told of the others', once all are here. Raises ProtocolError."""
         others = set(self._members) - {member}
-        if member in self.tags or set(message.tags) != others:
+        right = set(message.tags) <= others if self._with_some else set(message.tags) == others
+        if member in self.tags or not right:
             raise ProtocolError(
-                f"member {member!r} confirmed its keys twice, or not with each of {', '.join(sorted(others))}",
+                f"member {member!r} confirmed its keys twice, or not with each of {', '.join(sorted(others)[:SHOWN_PARTS])}",
                 member=member,
             )
         self.tags[member] = message
         if len(self.tags) < len(self._members):
             return {}
         return {
-            name: KeysConfirmed({peer: self.tags[peer].tags[name] for peer in self._members if peer != name})
+            name: KeysConfirmed({peer: self._tag(peer, name) for peer in sorted(self.tags[name].tags)})
             for name in self._members
         }
+
+    def _tag(self, peer: str, name: str) -> bytes:
+        """The proof of `peer` for `name`, which has one for it."""
+        tag = self.tags[peer].tags.get(name)
+        if tag is None:
+            raise ProtocolError(
+                f"member {name!r} confirmed a key with {peer!r}, which did not: one of the two drew another graph of masks",
+                suspects=tuple(sorted((name, peer))),
+            )
+        return tag

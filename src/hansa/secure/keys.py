@@ -173,6 +173,45 @@ def announced_bytes(run: RunNames, member: str, public_key: bytes, algorithm: Al
     return encode_fields(SIGNING_PURPOSE, run.plan_hash, run.run_id, run.epoch, member, public_key, algorithm.value)
 
 
+def commitment(run: RunNames, member: str, public_key: bytes, algorithm: Algorithm) -> bytes:
+    """32 bytes by which a member is bound to its key before it shows it; a fresh key cannot be guessed from them.
+
+    The member's name is in them: a commitment that another member repeats opens to nothing.
+    """
+    announced = announced_bytes(run, member, public_key, algorithm)
+    return hashlib.sha256(encode_fields("hansa key commitment v1", announced)).digest()
+
+
+def check_commitments(
+    announcements: Iterable[Announcement], run: RunNames, commitments: Mapping[str, bytes]
+) -> dict[str, Announcement]:
+    """Check keys against what their members were bound to; the keys by member, sorted by name. No signature is checked here.
+
+    Raises ProtocolError: a key that is not the one committed to; a member that is missing, unknown or comes twice; one key twice.
+    """
+    given = list(announcements)
+    names = sorted(announcement.member for announcement in given)
+    if names != sorted(commitments):
+        raise ProtocolError(
+            f"run keys came of {names[:8]}; expected one of each member that committed to one: {sorted(commitments)[:8]}",
+            suspects=tuple(sorted({*names} ^ {*commitments}))[:8],
+            rule="every member takes part in the set-up",
+        )
+    for announcement in given:
+        member = announcement.member
+        expected = commitment(run, member, announcement.public_key, announcement.algorithm)
+        if not hmac.compare_digest(expected, commitments[member]):
+            raise ProtocolError(
+                f"member {member!r}: its run key is not the one that it committed to before it saw the others'; rule: nobody chooses"
+                " a key once others' are known, since keys draw who masks with whom",
+                member=member,
+                rule="a key is the one committed to",
+            )
+    checked = {announcement.member: announcement for announcement in given}
+    _check_distinct(checked)
+    return {member: checked[member] for member in names}
+
+
 def check_announcements(
     announcements: Iterable[Announcement], run: RunNames, identities: Mapping[str, bytes], verify: Verify
 ) -> dict[str, Announcement]:

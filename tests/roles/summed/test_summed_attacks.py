@@ -285,7 +285,7 @@ def test_a_party_with_another_cipher_decides_for_all_and_the_run_goes_on():
     masking = talk.parties[OTHER]._masking
     assert isinstance(masking, SumMasking)
     masking._setup.algorithm = Algorithm.CHACHA20
-    talk.submit(OTHER, encode(masking.announcement()))
+    talk.submit(OTHER, encode(masking.opening()))
     talk.finish()
     assert {party._masking._setup.algorithm for party in talk.parties.values()} == {Algorithm.CHACHA20}
     assert all(party.done for party in talk.parties.values())

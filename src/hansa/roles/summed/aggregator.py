@@ -27,6 +27,7 @@ from hansa.protocol.messages import (
     SETUP,
     Abort,
     AnnounceKey,
+    CommitKey,
     ConfirmKeys,
     Contribution,
     CountBins,
@@ -103,6 +104,7 @@ from hansa.roles.summed.statistics import (
     start_of,
 )
 from hansa.roles.summed.verified_counts import CountRelay
+from hansa.secure.mask_graph import is_drawn
 from hansa.trees import histogram, objective
 from hansa.trees.ensemble import Ensemble, Tree, base_margin, without_statistics
 from hansa.trees.growth import Buffers, Grower
@@ -239,7 +241,11 @@ class Aggregator:
         self.run = b""
         self._agreement = agreement(plan, identities, purpose)
         self._registration = Registration(
-            plan.parties, plan.parties, self._agreement, agreement_parts(plan, identities, purpose)
+            plan.parties,
+            plan.parties,
+            self._agreement,
+            agreement_parts(plan, identities, purpose),
+            with_some=is_drawn(len(plan.parties)) and plan.verify_counts == "off",
         )
         self.outcome: Outcome | None = None
         self._plan = plan
@@ -287,6 +293,8 @@ class Aggregator:
         match self._session.state:
             case "registering":
                 done = set(self._registration.joins)
+            case "committing":
+                done = set(self._registration.commitments)
             case "keying":
                 done = set(self._registration.keys)
             case "confirming":
@@ -330,6 +338,8 @@ class Aggregator:
                 self._take_levels(member, message)
             case Join():
                 yield from self._join(member, message)
+            case CommitKey():
+                yield from self._committed(member, message)
             case AnnounceKey():
                 yield from self._announced(member, message)
             case ConfirmKeys():
@@ -458,7 +468,8 @@ class Aggregator:
         if not self._registration.join(member, message):
             self._session.go(message, "registering")
             return
-        self._session.go(message, "keying" if self._masked else "measuring")
+        keying = "committing" if is_drawn(len(self._parties)) else "keying"
+        self._session.go(message, keying if self._masked else "measuring")
         self._begin(self._registration.roster)
         self._report(Registered(trees=0, rounds=self._plan.parameters.rounds))
         yield from self._broadcast(Welcome(self.run, self._roster))
@@ -479,6 +490,12 @@ class Aggregator:
         if self._signer is not None and self._plan.verify_counts != "off":
             names = describing.columns_of(self._plan).names if self._describes else ()
             self._counts = CountRelay(self._plan, self.run, self._signer.sign, self._n_rows, names, start)
+
+    def _committed(self, member: str, message: CommitKey) -> Outgoing:
+        bound = self._registration.committed(member, message)
+        self._session.go(message, "committing" if bound is None else "keying")
+        if bound is not None:
+            yield from self._broadcast(bound)
 
     def _announced(self, member: str, message: AnnounceKey) -> Outgoing:
         exchange = self._registration.announced(member, message)

@@ -40,6 +40,7 @@ from hansa.protocol.messages import (
     Finish,
     Join,
     KeepLevels,
+    KeysCommitted,
     KeysConfirmed,
     Message,
     QuantiseGradients,
@@ -309,7 +310,12 @@ class Party:
             case Welcome():
                 self._welcome(message)
                 if isinstance(self._masking, SumMasking):
-                    yield messages.encode(self._masking.announcement())
+                    yield messages.encode(self._masking.opening())
+            case KeysCommitted() if isinstance(self._masking, SumMasking):
+                self._session.go(message, "committed")
+                with self._blaming():
+                    announced = self._masking.committed(message)
+                yield messages.encode(announced)
             case ExchangeKeys() if isinstance(self._masking, SumMasking):
                 self._session.go(message, "keyed")
                 with self._blaming():
@@ -524,7 +530,11 @@ class Party:
         self._note(Registered, 0)
         if self._signer is not None and plan.mode == "secure-aggregation":
             masked = self._resumed or SumMasking(
-                self._name, RunNames(self._join.plan, message.run), self._signer, names
+                self._name,
+                RunNames(self._join.plan, message.run),
+                self._signer,
+                names,
+                vouches=plan.verify_counts != "off",
             )
             if self._replaying:  # the keys of the new epoch are confirmed already
                 self._session.state, self._masking = "confirmed", NoMasking()

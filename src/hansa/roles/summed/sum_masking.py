@@ -2,7 +2,7 @@
 
 The seam between the modes on a party's side. Guarantees of `SumMasking`:
 
-1. Nothing passes `mask` before every other party's key was checked and confirmed.
+1. Nothing passes `mask` before the key of every other party, or of every neighbour in a drawn graph, was checked and confirmed.
 2. A vector is masked under a label that binds plan, run, tree, step, quantity, roster, length and every broadcast of the
    aggregator so far; a label, and a place in the run, is used once.
 3. The masks of all parties cancel in the sum, if and only if all saw the same broadcasts: the closing zero word tells.
@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.errors import ProtocolError
-from hansa.protocol.messages import AnnounceKey, ConfirmKeys, ExchangeKeys, KeysConfirmed
+from hansa.protocol.messages import AnnounceKey, CommitKey, ConfirmKeys, ExchangeKeys, KeysCommitted, KeysConfirmed
 from hansa.roles.key_setup import KeySetup, Signer
 from hansa.secure.keys import RunNames
+from hansa.secure.mask_graph import is_drawn
 from hansa.secure.masking import Label, MaskedVector, Masker, RingVector, Transcript
 from hansa.secure.vouching import Vouching
 
@@ -70,6 +71,7 @@ class SumMasking:
 
     Args:
         member: this party. run: plan, run and epoch. signer: see `Signer`. parties: everybody in the roster.
+        vouches: whether this party proves things to every other one (`secure.vouching`), and so needs a key with each.
         start: 32 bytes that the transcript begins from, where that is not the run's id: of a later epoch, its checkpoint's.
 
     Attributes:
@@ -78,13 +80,20 @@ class SumMasking:
     """
 
     def __init__(
-        self, member: str, run: RunNames, signer: Signer, parties: tuple[str, ...], start: bytes = b""
+        self,
+        member: str,
+        run: RunNames,
+        signer: Signer,
+        parties: tuple[str, ...],
+        vouches: bool = True,
+        start: bytes = b"",
     ) -> None:
         self.masked_bytes = 0
         self._member = member
+        self._parties = len(parties)
         self.run = run
         self.start = start or run.run_id
-        self._setup = KeySetup(member, run, signer, parties)
+        self._setup = KeySetup(member, run, signer, parties, is_drawn(len(parties)), vouches)
         self._transcript = Transcript(self.start)
         self._masker: Masker | None = None
         self._vector: MaskedVector | None = None
@@ -94,9 +103,13 @@ class SumMasking:
         """32 bytes over every broadcast of the aggregator so far."""
         return self._transcript.digest()
 
-    def announcement(self) -> AnnounceKey:
-        """This party's signed key for the run."""
-        return self._setup.announcement()
+    def opening(self) -> CommitKey | AnnounceKey:
+        """This party's signed key for the run; what binds it to that key, where the parties draw a graph."""
+        return self._setup.commitment() if is_drawn(self._parties) else self._setup.announcement()
+
+    def committed(self, message: KeysCommitted) -> AnnounceKey:
+        """See `KeySetup.committed`."""
+        return self._setup.committed(message)
 
     def exchange(self, message: ExchangeKeys) -> ConfirmKeys:
         """See `KeySetup.exchange`."""
@@ -105,7 +118,8 @@ class SumMasking:
     def confirm(self, message: KeysConfirmed) -> None:
         """See `KeySetup.confirm`; from here on vectors can be masked."""
         self._setup.confirm(message)
-        self._masker = Masker(self._member, self._setup.keys, self._setup.algorithm)
+        masked_with = {peer: self._setup.keys[peer] for peer in self._setup.neighbours}
+        self._masker = Masker(self._member, masked_with, self._setup.algorithm)
         self.vouching = Vouching(self._setup.keys)
 
     def absorb(self, kind: str, frame: memoryview) -> None:

@@ -16,6 +16,7 @@ from hansa.protocol.messages import (
     AnnounceKey,
     CheckpointSigned,
     Claim,
+    CommitKey,
     ConfirmKeys,
     Finish,
     Join,
@@ -46,6 +47,7 @@ from hansa.roles.summed.checkpoints import (
 from hansa.roles.summed.journal import AggregatorJournal, Broadcast, broadcast_in
 from hansa.roles.summed.verified_counts import SIGNING_PURPOSE as BROADCASTS_PURPOSE
 from hansa.roles.summed.verified_counts import last_counts_bytes
+from hansa.secure.mask_graph import is_drawn
 
 Outgoing = Iterator[tuple[str, bytes]]
 
@@ -81,9 +83,12 @@ class SurvivingAggregator:
         self._journal = journal
         self._signer = signer
         self._report = report
+        self._drawn = is_drawn(len(self._parties))
         self._agreement = agreement(plan, signer.identities)
         parts = agreement_parts(plan, signer.identities)
-        self._registration = Registration(self._parties, self._parties, self._agreement, parts)
+        self._registration = Registration(
+            self._parties, self._parties, self._agreement, parts, self._drawn and plan.verify_counts == "off"
+        )
         self._frames: list[tuple[str, bytes]] = []
         self._signatures: dict[str, bytes] = {}
         self._agreed: Agreed | None = None
@@ -122,6 +127,8 @@ class SurvivingAggregator:
                 there = set(self._registration.joins)
             case "signing":
                 there = set(self._signatures)
+            case "committing":
+                there = set(self._registration.commitments)
             case "keying":
                 there = set(self._registration.keys)
             case "confirming":
@@ -160,6 +167,11 @@ class SurvivingAggregator:
                 yield from self._join(member, message, bytes(frame))
             case SignCheckpoint():
                 yield from self._sign(member, message)
+            case CommitKey():
+                bound = self._registration.committed(member, message)
+                self._session.go(message, "committing" if bound is None else "keying")
+                if bound is not None:
+                    yield from self._broadcast(bound)
             case AnnounceKey():
                 exchange = self._registration.announced(member, message)
                 self._session.go(message, "keying" if exchange is None else "confirming")
@@ -267,7 +279,8 @@ class SurvivingAggregator:
             self._session.go(message, "signing")
             return
         masked = self._plan.mode != "federated"
-        self._session.go(message, "keying" if masked else "resumed")
+        keying = "committing" if self._drawn else "keying"
+        self._session.go(message, keying if masked else "resumed")
         own = self._signer.sign(SIGNING_PURPOSE, agreed.signed_bytes())
         signatures = dict(sorted({**self._signatures, self._plan.aggregator: own}.items()))
         self._journal.begin_epoch(check_signatures(agreed, signatures, self._signer))

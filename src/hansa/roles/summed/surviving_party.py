@@ -19,6 +19,7 @@ from hansa.protocol.messages import (
     CheckpointSigned,
     ExchangeKeys,
     Finish,
+    KeysCommitted,
     KeysConfirmed,
     Mark,
     Resume,
@@ -156,6 +157,11 @@ class SurvivingParty:
                 yield self._resume(message)
             case CheckpointSigned():
                 yield from self._signed(message)
+            case KeysCommitted() if self._masking is not None:
+                self._session.go(message, "committed")
+                with blaming(aggregator):
+                    announced = self._masking.committed(message)
+                yield messages.encode(announced)
             case ExchangeKeys() if self._masking is not None:
                 self._session.go(message, "keyed")
                 with blaming(aggregator):
@@ -239,8 +245,9 @@ class SurvivingParty:
             return
         names = RunNames(agreed.agreement, agreed.run, agreed.epoch)
         peers = tuple(name for name, _ in agreed.claims if name in self._plan.parties)
-        self._masking = SumMasking(self._name, names, self._signer, peers, agreed.start())
-        yield messages.encode(self._masking.announcement())
+        vouches = self._plan.verify_counts != "off"
+        self._masking = SumMasking(self._name, names, self._signer, peers, vouches, agreed.start())
+        yield messages.encode(self._masking.opening())
 
     def _go_on(self) -> Iterator[bytes]:
         """Take in what was broadcast up to the checkpoint, and answer the last of it."""
