@@ -44,6 +44,10 @@ OF_THE_CALLER = {
     ("summed/verified_counts.py", "_check_proofs"),
     ("summed/verified_counts.py", "_check_signature"),
     ("summed/verified_counts.py", "check_evidence"),
+    # Of the hub's words, and of the order in which it sent them.
+    ("key_setup.py", "committed"),
+    ("key_setup.py", "announcement"),
+    ("key_setup.py", "exchange"),
     ("summed/checkpoints.py", "agree"),
     ("summed/checkpoints.py", "left_out"),
     ("summed/checkpoints.py", "check_signatures"),
