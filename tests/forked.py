@@ -28,6 +28,13 @@ NOTHING_SPECIAL = (True, None, None, None, -1, False, -1)
 MOST_BYTES = 2**17
 
 
+def adopts(whether: bool) -> bool:
+    """Whether orphans among this process's descendants become its children from now on; False where a system has no such thing."""
+    return (
+        sys.platform.startswith("linux") and ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(whether), 0, 0, 0) == 0
+    )
+
+
 class Origin:
     """The process that others are forked from."""
 
@@ -45,8 +52,13 @@ class Origin:
         """A new process, a child of this one: `hansa ARGUMENTS` with these three files. Returns its number."""
         asked = json.dumps({"arguments": arguments, "folder": folder, "environment": environment}).encode()
         assert len(asked) < MOST_BYTES
-        socket.send_fds(self._ours, [asked], list(files))
-        return int(self._ours.recv(32))
+        # Only as long as the fork needs a new parent: other orphans, such as a browser's, must find none here.
+        assert adopts(True)
+        try:
+            socket.send_fds(self._ours, [asked], list(files))
+            return int(self._ours.recv(32))
+        finally:
+            adopts(False)
 
     def close(self) -> None:
         self._ours.close()
@@ -86,7 +98,7 @@ class Popen(PLAIN):  # type: ignore[misc, type-arg]  # the class is generic, its
 def forking() -> Iterator[None]:
     """Whoever starts `python -m hansa` in this process gets a fork, until this ends."""
     global _origin
-    if not sys.platform.startswith("linux") or ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+    if not adopts(False):
         yield
         return
     subprocess.Popen = Popen  # type: ignore[misc]
