@@ -73,3 +73,15 @@ def test_a_process_that_writes_something_else_than_events_ends_the_run(tmp_path:
         run.start("party", "aurora", tmp_path)
         with pytest.raises(HansaError, match=r"'aurora' ended with status .*: wrote what is no line of `--json`"):
             run.next_event()
+
+
+def test_where_the_folder_for_temporary_files_has_a_long_name_members_start_by_themselves(tmp_path: Path, monkeypatch):
+    def refuse() -> None:
+        raise OSError("AF_UNIX path too long")
+
+    monkeypatch.setattr(processes.forkserver, "ensure_running", refuse)
+    monkeypatch.setattr(processes, "_run_command", print_no_event)
+    with Processes() as run:
+        run.start("party", "aurora", tmp_path)
+        with pytest.raises(HansaError, match=r"'aurora' ended with status .*: wrote what is no line of `--json`"):
+            run.next_event()

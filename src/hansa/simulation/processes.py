@@ -14,7 +14,8 @@ import time
 from collections.abc import Mapping
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -91,22 +92,30 @@ def _free_addresses(count: int) -> list[str]:
         return [f"127.0.0.1:{each.getsockname()[1]}" for each in taken]
 
 
-def preload() -> None:
-    """Begin to import what every member needs, in a process of its own, and come back at once."""
-    multiprocessing.set_forkserver_preload([*PRELOADED])
-    forkserver.ensure_running()
+def preload() -> BaseContext:
+    """Begin to import what every member needs, in a process of its own, and come back at once; how processes are started then.
+
+    That process listens at a socket in the folder for temporary files. Where it cannot (a name beyond 107 bytes, no space), each
+    member's process imports everything by itself.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*PRELOADED])
+    try:
+        forkserver.ensure_running()
+    except OSError:
+        return multiprocessing.get_context("spawn")
+    return context
 
 
 class Processes:
     """The members' processes; left alone they are all stopped on exit, whatever happened."""
 
     def __init__(self) -> None:
-        self._processes: dict[str, ForkServerProcess] = {}
+        self._processes: dict[str, BaseProcess] = {}
         self._errors: dict[str, Path] = {}
         self._told: dict[str, Failed] = {}
         self.events: queue.Queue[tuple[str, Event | Ended]] = queue.Queue()
-        self._context = multiprocessing.get_context("forkserver")
-        preload()
+        self._context = preload()
 
     def __enter__(self) -> Processes:
         return self
@@ -125,14 +134,14 @@ class Processes:
         errors = self._errors[name] = folder / f"{name}.log"
         lines, writer = self._context.Pipe(duplex=False)
         arguments = ("hansa", command, str(folder / f"{name}.toml"), "--json")
-        process = self._processes[name] = self._context.Process(
+        process = self._processes[name] = self._context.Process(  # type: ignore[attr-defined]
             target=_run_command, args=(arguments, writer, errors), name=name, daemon=True
         )
         process.start()
         writer.close()
         threading.Thread(target=self._read, args=(name, process, lines), daemon=True).start()
 
-    def _read(self, name: str, process: ForkServerProcess, reader: Connection) -> None:
+    def _read(self, name: str, process: BaseProcess, reader: Connection) -> None:
         with reader, os.fdopen(os.dup(reader.fileno()), encoding="utf-8") as lines:
             for line in lines:
                 try:
