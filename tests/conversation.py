@@ -55,7 +55,8 @@ from hansa.protocol.messages import (
 from hansa.roles.summed.aggregator import Aggregator
 from hansa.roles.summed.party import Party
 from hansa.roles.summed.sum_masking import Signer
-from made_tables import OPEN
+from hansa.secure.mask_graph import LEAST_PARTIES
+from made_tables import OPEN, plan, table, take
 
 Wanted = Callable[[str, Message], bool]
 
@@ -219,3 +220,11 @@ class Conversation:
         """What the aggregator answers to a party's message."""
         with lent(encode(message)) as view:
             return [(to, decode("hub", bytes(frame))) for to, frame in self.aggregator.handle(name, view)]
+
+
+def drawn_graph(*among: str) -> Conversation:
+    """A masked run of the fewest parties that draw a graph, these among them."""
+    names = (*among, *(f"party-{number}" for number in range(LEAST_PARTIES - len(among))))
+    rows = table(2 * len(names))
+    tables = {name: take(rows, np.arange(at, rows.n_rows, len(names))) for at, name in enumerate(names)}
+    return Conversation(plan(tuple(sorted(names)), mode="secure-aggregation", max_bin=4), tables)

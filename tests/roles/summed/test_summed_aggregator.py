@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import faults
-from conversation import OF_COOPETITIVE_RUNS, Conversation
+from conversation import OF_COOPETITIVE_RUNS, Conversation, drawn_graph
 from hansa.errors import HansaError, ProtocolError
 from hansa.node.in_process import train_in_process
 from hansa.protocol.messages import (
@@ -21,6 +22,7 @@ from hansa.protocol.messages import (
     SETUP,
     Abort,
     AnnounceKey,
+    CommitKey,
     ConfirmKeys,
     Contribution,
     CountResiduals,
@@ -244,6 +246,7 @@ ORDERS = [
 ]
 REACHED = {
     "registering": (Join, None),
+    "committing": (CommitKey, None),
     "keying": (AnnounceKey, None),
     "confirming": (ConfirmKeys, None),
     "measuring": (Contribution, "magnitudes"),
@@ -272,7 +275,8 @@ def spoken():
 
 def reached_in(state: str, mode: str) -> Conversation:
     """A run whose aggregator is in this state."""
-    talk = conversation(mode=mode, **(REFITTED if state in ("locating", "refitting") else {}))
+    of_few = functools.partial(conversation, mode=mode, **(REFITTED if state in ("locating", "refitting") else {}))
+    talk = drawn_graph(*TABLES) if state == "committing" else of_few()
     reached, quantity = REACHED[state]
     tree = {"locating": SETUP, "refitting": 0}.get(state)
     talk.until_up(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import tracemalloc
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 import hansa.roles.summed.party
-from conversation import OF_COOPETITIVE_RUNS, Conversation
+from conversation import OF_COOPETITIVE_RUNS, Conversation, drawn_graph
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
 from hansa.errors import HansaError, ProtocolError
@@ -661,6 +662,7 @@ ORDERS = [
 ]
 REACHED = {
     "joining": (Welcome, 1),
+    "committed": (ExchangeKeys, 1),
     "keyed": (KeysConfirmed, 1),
     "confirmed": (CountMagnitudes, 1),
     "measured": (SumLabels, 1),
@@ -703,7 +705,8 @@ def spoken():
 
 @pytest.mark.parametrize(("mode", "state", "kind"), ORDERS, ids=lambda x: x if isinstance(x, str) else x.__name__)
 def test_a_message_out_of_order_is_refused(mode, state, kind, spoken):
-    talk = conversation(mode=mode, **(REFITTED if state in ("locating", "refitting") else {}))
+    of_few = functools.partial(conversation, mode=mode, **(REFITTED if state in ("locating", "refitting") else {}))
+    talk = drawn_graph(*TABLES) if state == "committed" else of_few()
     at, count = REACHED.get(state, (ExchangeKeys if mode == "secure-aggregation" else CountMagnitudes, 1))
     talk.until(at, ME, count)
     refused(talk, spoken[kind], repr(state))
