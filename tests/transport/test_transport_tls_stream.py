@@ -6,7 +6,7 @@ import socket
 import time
 
 import pytest
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from hansa.transport.tls_stream import TlsError, TlsStream
 
@@ -164,11 +164,13 @@ def test_a_stalled_write_is_given_up(ends):
     assert server.pending() is False
 
 
-def test_openssl_has_the_last_word_on_a_certificate():
+def test_openssl_has_the_last_word_on_a_certificate(circle):
     from hansa.transport.tls_stream import note_verification
 
+    certificate = circle.certificates["north"]
+    shown = crypto.load_certificate(crypto.FILETYPE_ASN1, certificate)
     connection = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD))
-    assert note_verification(connection, None, 0, 0, 1) is True
+    assert note_verification(connection, shown, 0, 0, 1) is True
     assert connection.get_app_data() is None
-    assert note_verification(connection, None, 10, 0, 0) is False
-    assert connection.get_app_data() == 10
+    assert note_verification(connection, shown, 10, 0, 0) is False
+    assert connection.get_app_data() == (10, certificate)
