@@ -106,8 +106,8 @@ def test_a_member_without_a_role_is_not_shown_the_plan_and_takes_none(folder: Pa
         take(tmp_path, at, sent(whole), "hub")
     keep_proposal(tmp_path, consortium_of(folder, HUB), whole)
     box = Outbox(tmp_path)
-    assert box.due("cirrus", all_plans=False) == []
-    assert box.due("aurora", all_plans=False) == [sent(whole)]
+    assert box.due("cirrus") == []
+    assert box.due("aurora") == [sent(whole)]
 
 
 def test_replayed_and_old_statements_change_nothing(folder: Path, tmp_path: Path):

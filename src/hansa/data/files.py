@@ -717,8 +717,8 @@ def _open_arrow_table(file: str, table: Any, handle: IO[bytes]) -> OpenTable:
 def open_by_column(query: Query | DatabaseQuery) -> OpenTable:
     """What a query finds, kept in a Parquet file instead of memory, so that columns can be read one by one.
 
-    The file is this user's alone, in the folder for temporary files (TMPDIR), and has no name once it is written: nobody else opens it,
-    and it is gone with the process, however that ends.
+    The file is this user's alone, in the folder for temporary files (TMPDIR), and has no name while it is written and read: nobody else
+    opens it, and it is gone with the process, however that ends.
 
     Raises DataError: as `open_table`; there is no room for the file.
     """
@@ -732,28 +732,26 @@ def open_by_column(query: Query | DatabaseQuery) -> OpenTable:
 
     name = f"the result of {query.where}"
     schema = pa.schema([pa.field(field.name, _readable(field.type, pa)) for field in first.schema])
-    path: Path | None = None
     try:
         descriptor, written = tempfile.mkstemp(suffix=".parquet", prefix="hansa-")  # mode 0600
         path = Path(written)
-        with os.fdopen(descriptor, "wb") as file, pq.ParquetWriter(file, schema) as writer:
-            for part in chain([first], parts):
-                writer.write_table(part.cast(schema))
-        handle = path.open("rb")
-        path.unlink()  # before DuckDB is told which file it may read: a name that goes later is another path to it
-        try:
-            return replace(_open_parquet(path, handle), file=name)
-        except BaseException:
-            handle.close()
-            raise
+        with os.fdopen(descriptor, "wb") as file:
+            handle = path.open("rb")
+            path.unlink()
+            try:
+                with pq.ParquetWriter(file, schema) as writer:
+                    for part in chain([first], parts):
+                        writer.write_table(part.cast(schema))
+                file.flush()
+                return replace(_open_parquet(path, handle), file=name)
+            except BaseException:
+                handle.close()
+                raise
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{name}: expected room for it as a file in TMPDIR, found: {' '.join(str(error).split())}; make room, or have TMPDIR name "
             "another folder"
         ) from error
-    finally:
-        if path is not None:
-            path.unlink(missing_ok=True)
 
 
 def _readable(kind: Any, pa: Any) -> Any:
@@ -770,13 +768,13 @@ def _readable(kind: Any, pa: Any) -> Any:
 # --- queries -----------------------------------------------------------------------------------------------
 
 _RESULT = "result_of_query"
+"""The schema of DuckDB in which the result lies, apart from the tables that the query reads."""
 
 QUERY_MEMORY = "1GB"
 """What DuckDB takes of memory for a query whose result is read by column."""
 
 PART_ROWS = 100_000
 """Of a query's result, in memory at once."""
-"""The schema of DuckDB in which the result lies, apart from the tables that the query reads."""
 
 
 def _open_query(query: Query) -> OpenTable:

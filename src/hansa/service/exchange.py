@@ -92,12 +92,8 @@ class Outbox:
     _sent: dict[str, dict[str, int]] = field(default_factory=dict)
     _roles: dict[str, frozenset[str]] = field(default_factory=dict)
 
-    def due(self, peer: str, *, all_plans: bool) -> list[bytes]:
-        """Statements that this peer has not got yet, proposals before their rejections.
-
-        Args:
-            all_plans: also those in whose plan the peer has no role, as a member sends to the hub.
-        """
+    def due(self, peer: str) -> list[bytes]:
+        """Statements that this peer has not got yet, on plans that give it a role, proposals before their rejections."""
         sent = self._sent.setdefault(peer, {})
         found = []
         for path in sorted(self.folder.glob("*.json"), key=lambda path: (len(path.name), path.name)):
@@ -109,7 +105,7 @@ class Outbox:
             except (OSError, ValueError):
                 continue  # taken away, or too large to be carried
             sent[path.name] = changed
-            if all_plans or peer in self._members(path.name[:64], path, content):
+            if peer in self._members(path.name[:64], path, content):
                 found.append(content)
         return found
 
@@ -172,7 +168,7 @@ class Exchange:
                 self._outbox.forget(member)
                 continue
             try:
-                for content in self._outbox.due(member, all_plans=False):
+                for content in self._outbox.due(member):
                     hub.send(member, content)
             except TransportError:
                 self._outbox.forget(member)
@@ -208,7 +204,7 @@ class Exchange:
         """Send and take until the connection ends. Raises TransportError."""
         try:
             while self._changed() == self._read and not self._budget(hub).spent:
-                for content in self._outbox.due(hub, all_plans=True):
+                for content in self._outbox.due(hub):
                     channel.send(content)
                 try:
                     frame = channel.receive(LOOK_S)

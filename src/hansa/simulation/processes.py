@@ -132,6 +132,7 @@ class Processes:
     def start(self, command: str, name: str, folder: Path) -> None:
         """Start `hansa COMMAND NAME.toml --json`."""
         errors = self._errors[name] = folder / f"{name}.log"
+        errors.touch()  # a process that ends before its first step has said nothing
         lines, writer = self._context.Pipe(duplex=False)
         arguments = ("hansa", command, str(folder / f"{name}.toml"), "--json")
         process = self._processes[name] = self._context.Process(  # type: ignore[attr-defined]
