@@ -1,9 +1,10 @@
 """Proposals, approvals and rejections between the services of one consortium, over the hub's port.
 
-Each service keeps them in a folder (`proposals`). A process of its own, which alone has this member's TLS key, holds the connection:
-the hub's service takes what members send and passes on what is new to those with a role in the plan. A frame is one signed statement,
-as its file has it, so the hub can neither change one nor make one; it can keep one back, as whoever carries files can. Every receiver
-checks it as a file that a person brought. Frames and bytes of each peer are bounded; what is more is not taken, for a while.
+Each service keeps them in a folder (`proposals`). A process of its own holds the connection, with this member's TLS key, which the
+service itself does not read: the hub's service takes what members send and passes on what is new to those with a role in the plan.
+A plan that gives the hub's member no role is not sent to it, and so goes by files. A frame is one signed statement, as its file has
+it, so the hub can neither change one nor make one; it can keep one back, as whoever carries files can. Every receiver checks it as a
+file that a person brought. Frames and bytes of each peer are bounded; what is more is not taken, for a while.
 """
 
 from __future__ import annotations
