@@ -123,6 +123,8 @@ class Verdict:
         gaps: relative gain gap of each choice that was not the argmax.
         leaf_error: greatest distance of a leaf from float64's, before rounding to leaf_bits allowed for.
         unexplained: how many of the gaps above 1e-6 are more than noise explains.
+        idle: how many of the gaps are splits of nodes that no split improves by the floor of a gain. Rounding alone chose
+            them: with reg_lambda = 0 XGBoost makes some too. They cost no loss.
         leaf_excess: as leaf_error, after what noise explains is taken off.
     """
 
@@ -131,6 +133,7 @@ class Verdict:
     leaf_error: float
     unexplained: int = 0
     leaf_excess: float = 0.0
+    idle: int = 0
 
 
 def judge_tree(
@@ -193,6 +196,8 @@ def judge_tree(
             abort_reason.unexplained += best - max(got, floor) > max(1e-6 * best, doubt)
         if got <= floor and best <= floor:
             abort_reason.gaps.append(float(floor - got) / floor)
+            abort_reason.idle += 1
+            abort_reason.unexplained += floor - got > max(1e-6, doubt)
         goes_left = left_of(candidates, split, codes[rows])
         stack.append((int(tree.left[node]), rows[goes_left], level + 1))
         stack.append((int(tree.right[node]), rows[~goes_left], level + 1))

@@ -406,15 +406,17 @@ def test_hard_cases(name):
     rounding = 0.41 * 2.0 ** -growth_of(settings, candidates, 20000).row_bits * settings.greatest_weight**0.5
     noise = float(np.hypot(1.4e-5 * settings.greatest_weight**0.5, rounding))
     margins = np.full(20000, settings.base_margin)
-    splits, gaps = 0, []
+    splits, gaps, idle = 0, [], 0
     for tree in train_openly(candidates, codes, labels, settings):
         abort_reason = naive.judge_tree(candidates, codes, labels, margins, tree, settings, noise=noise)
+        idle += abort_reason.idle
         splits, gaps = splits + abort_reason.splits, gaps + [gap for gap in abort_reason.gaps if gap > 1e-6]
         assert abort_reason.unexplained == 0
         assert abort_reason.leaf_excess <= 1e-4
         margins = margins + leaf_of_codes(candidates, tree, codes)
-    # Of some 50 to 120 splits.
-    assert len(gaps) <= 2
+    # Of some 50 to 120 splits. Without lambda a split of rows that are all alike gains 0 and not less: rounding then makes
+    # some (in XGBoost too), and they have to be explained by noise as all others.
+    assert len(gaps) - (idle if settings.reg_lambda == 0 else 0) <= 2
 
 
 @pytest.mark.parametrize("weighted", [False, True])
