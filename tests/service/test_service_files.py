@@ -268,8 +268,13 @@ def test_a_back_up_is_restored_without_the_states_of_runs(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "entry", ["../x", "runs/a/b/plan.json", "runs/../member.toml", "/etc/passwd", "runs/a1/key.pem"]
-)
+    "entry",
+    [
+        "../x", "runs/a/b/plan.json", "runs/../member.toml", "/etc/passwd", "runs/a1/key.pem", "proposals/only/key.pem",
+        "proposals/only/../" + 64 * "a" + ".json", f"proposals/only/away/{64 * 'a'}.json", "withdrawals/only/.json",
+        "withdrawals/only/a/b.json", "withdrawals/b.json",
+    ],
+)  # fmt: skip
 def test_a_back_up_with_other_files_is_refused_and_nothing_is_written(tmp_path: Path, entry: str):
     service = read_service_file(write_service(make_consortium(tmp_path), "aurora", 1))
     archive = tmp_path / "bad.tar"
@@ -278,6 +283,46 @@ def test_a_back_up_with_other_files_is_refused_and_nothing_is_written(tmp_path: 
         backup._add(opened, entry, b"x")
     with pytest.raises(OutputError, match="is no back-up of a service"):
         backup.read_backup(service, lambda: Store(service.name, service.state), archive)
+    assert not service.state.exists()
+
+
+def test_a_back_up_has_what_was_proposed_and_what_was_taken_back(tmp_path: Path):
+    """A restored service would run a plan again whose approval was taken back."""
+    folder = make_consortium(tmp_path)
+    service, kept, _ = finished(folder)
+    kept.close()
+    back = folder / "taken-back"
+    (consortium,) = service.consortia
+    own = service.proposals_of(consortium)
+    for path in (
+        own / f"{64 * 'a'}.json",
+        own / f"{64 * 'a'}-borealis.json",
+        own / "away" / (64 * "b"),
+        back / "of borealis.json",
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(path.name)
+    (own / "lock").touch()
+    service = read_service_file(write_service(folder, "aurora", 1, state=service.state.name, withdrawals=str(back)))
+    archive = tmp_path / "aurora.tar"
+    done = hansa("backup", "--service", service.path, "--save", archive)
+    assert done.exit_code == 0, done.output
+    service.state.rename(tmp_path / "lost")
+    (back / "of borealis.json").write_text("newer")
+    restored = hansa("restore", archive, "--service", service.path)
+    assert restored.exit_code == 0, restored.output
+    assert sorted(str(path.relative_to(own)) for path in own.rglob("*") if path.is_file()) == [
+        f"{64 * 'a'}-borealis.json", f"{64 * 'a'}.json", f"away/{64 * 'b'}",
+    ]  # fmt: skip
+    assert (own / "away" / (64 * "b")).read_text() == 64 * "b"
+    assert (back / "of borealis.json").read_text() == "newer"
+    (back / "of borealis.json").unlink()
+    service.state.rename(tmp_path / "lost again")
+    assert hansa("restore", archive, "--service", service.path).exit_code == 0
+    assert (back / "of borealis.json").read_text() == "of borealis.json"
+    service.state.rename(tmp_path / "lost a third time")
+    without = write_service(folder, "aurora", 1, state=service.state.name)
+    assert_refused(hansa("restore", archive, "--service", without), "withdrawals of the consortium", "has no place")
     assert not service.state.exists()
 
 

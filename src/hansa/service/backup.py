@@ -1,4 +1,5 @@
-"""A service's back-up: an archive of what its runs left, its ledger with the ledger's key, and its console's accounts and actions.
+"""A service's back-up: an archive of what its runs left, its ledger with the ledger's key, its proposals, approvals that were taken
+back, and its console's accounts and actions.
 
 It holds no key of the member, and no state of a run that is not over.
 
@@ -11,9 +12,10 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import sqlite3
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -21,7 +23,8 @@ from msgspec.structs import replace
 
 from hansa.errors import OutputError
 from hansa.files import make_folder, read_whole, write_whole, writing
-from hansa.service.config import CONSOLE_FILE, ServiceFile
+from hansa.service.config import CONSOLE_FILE, Consortium, ServiceFile
+from hansa.service.proposals import AWAY_FOLDER
 from hansa.service.store import ServiceRun, Store
 from hansa.trees.xgboost_json import MOST_BYTES
 
@@ -30,6 +33,13 @@ KEPT_FILES = ("plan.json", "record.json", "model.json", "model.sig", "model.sig.
 """Of each run's folder. The member's file is made anew by the service."""
 
 MOST_FILES = 1_000_000
+
+PROPOSALS, WITHDRAWALS = "proposals", "withdrawals"
+STATEMENT = re.compile(r"[0-9a-f]{64}(-[a-z0-9-]+)?\.json")
+"""A proposal, or a rejection of one by a member."""
+TAKEN_AWAY = re.compile(r"[0-9a-f]{64}")
+TAKEN_BACK = re.compile(r"\w[\w.@ -]*\.json")
+"""A withdrawal: its name is the person's who brought it."""
 
 
 def write_backup(service: ServiceFile, store: Store, save: Path) -> int:
@@ -44,7 +54,7 @@ def write_backup(service: ServiceFile, store: Store, save: Path) -> int:
                     _add(archive, f"runs/{run.folder}/{name}", read_whole(path, MOST_BYTES))
         if (service.state / CONSOLE_FILE).is_file():
             _add(archive, CONSOLE_FILE, _copied(service.state / CONSOLE_FILE))
-        for name, path in ((LEDGER, service.ledger), (LEDGER_KEY, _key_of(service.ledger))):
+        for name, path in ((LEDGER, service.ledger), (LEDGER_KEY, _key_of(service.ledger)), *_statements(service)):
             if path.is_file():
                 _add(archive, name, read_whole(path, MOST_BYTES))
     return len(runs)
@@ -68,18 +78,18 @@ def read_backup(service: ServiceFile, open_store: Callable[[], Store], archive: 
             f"{taken[0]}: is there already; a back-up is restored where a service has nothing yet, so that nothing newer is lost: "
             "move it away first"
         )
+    places = {name: _place(service, name, archive) for name in found}
     store = open_store()
     if store.runs():
         store.close()
         raise OutputError(f"{service.path}: its database has runs already; a back-up is restored into an empty one")
     make_folder(service.runs)
     for name, content in found.items():
-        if name in (LEDGER, LEDGER_KEY):
-            path = service.ledger if name == LEDGER else _key_of(service.ledger)
-        else:
-            path = service.state / name
-        make_folder(path.parent)
-        write_whole(path, content)
+        path = places[name]
+        # A withdrawal that is there already is kept as it is: it may be newer.
+        if not (name.startswith(WITHDRAWALS) and path.exists()):
+            make_folder(path.parent)
+            write_whole(path, content)
     lost = []
     for run in runs:
         if not run.over:
@@ -98,9 +108,7 @@ def _content(archive: Path) -> dict[str, bytes]:
         with tarfile.open(archive, "r:") as opened:
             for number, entry in enumerate(opened):
                 parts = PurePosixPath(entry.name).parts
-                known = entry.name in (RUNS, LEDGER, LEDGER_KEY, CONSOLE_FILE) or (
-                    len(parts) == 3 and parts[0] == "runs" and parts[1].isalnum() and parts[2] in KEPT_FILES
-                )
+                known = entry.name in (RUNS, LEDGER, LEDGER_KEY, CONSOLE_FILE) or _is_known(parts)
                 file = opened.extractfile(entry) if entry.isfile() and known and entry.size <= MOST_BYTES else None
                 if file is None or number >= MOST_FILES:
                     raise OutputError(f"{archive}: is no back-up of a service: it holds {entry.name!r:.100}")
@@ -108,6 +116,54 @@ def _content(archive: Path) -> dict[str, bytes]:
     except (tarfile.TarError, OSError) as error:
         raise OutputError(f"{archive}: is no back-up of a service: {error}") from error
     return found
+
+
+def _is_known(parts: tuple[str, ...]) -> bool:
+    """Whether an archive may hold a file of this name in a folder."""
+    match parts:
+        case ("runs", run, name):
+            return run.isalnum() and name in KEPT_FILES
+        case ("proposals", _, name):
+            return STATEMENT.fullmatch(name) is not None
+        case ("proposals", _, folder, name):
+            return folder == AWAY_FOLDER and TAKEN_AWAY.fullmatch(name) is not None
+        case ("withdrawals", _, name):
+            return TAKEN_BACK.fullmatch(name) is not None
+    return False
+
+
+def _folder_name(consortium: Consortium) -> str:
+    """Of a consortium's files in an archive."""
+    return consortium.name or "only"
+
+
+def _statements(service: ServiceFile) -> Iterator[tuple[str, Path]]:
+    """Proposals, rejections, marks of those that were taken away, and withdrawals: names in an archive, and where they are."""
+    for consortium in service.consortia:
+        own, folder = _folder_name(consortium), service.proposals_of(consortium)
+        for path in (*folder.glob("*.json"), *(folder / AWAY_FOLDER).glob("*")):
+            yield f"{PROPOSALS}/{own}/{path.relative_to(folder)}", path
+        if consortium.withdrawals is not None:
+            for path in consortium.withdrawals.glob("*.json"):
+                yield f"{WITHDRAWALS}/{own}/{path.name}", path
+
+
+def _place(service: ServiceFile, name: str, archive: Path) -> Path:
+    """Where an archive's file belongs. Raises OutputError where it is of a consortium that the service's file does not have."""
+    if name in (LEDGER, LEDGER_KEY):
+        return service.ledger if name == LEDGER else _key_of(service.ledger)
+    kind, *rest = PurePosixPath(name).parts
+    if kind not in (PROPOSALS, WITHDRAWALS):
+        return service.state / name
+    own = [each for each in service.consortia if _folder_name(each) == rest[0]]
+    if not own or (kind == WITHDRAWALS and own[0].withdrawals is None):
+        raise OutputError(
+            f"{archive}: has {kind} of the consortium {rest[0]!r:.100}, and {service.path} has no place for them: restore with the "
+            "service's file as it was when the back-up was made"
+        )
+    folder = service.proposals_of(own[0]) if kind == PROPOSALS else own[0].withdrawals
+    assert folder is not None  # a withdrawal has a folder
+    return folder.joinpath(*rest[1:])
 
 
 def _copied(path: Path) -> bytes:
