@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -31,6 +32,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: Sequence[pytest.
     } and not config.option.ignore
     if whole and (missing := SLOW_CASES - found):
         raise pytest.UsageError(f"tests/slow_cases.txt: no such case: {', '.join(sorted(missing))}")
+
+
+def pytest_collection_finish() -> None:
+    """Leave out of every later collection of garbage what is there before the first test: modules, and thousands of cases."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -62,13 +63,16 @@ def living(made: list[object]) -> list[str]:
     """Which of them still hold a key."""
     gc.collect()
     found = []
-    for each in made:
+    references = [sys.getrefcount(made[number]) for number in range(len(made))]
+    alone = [object()]
+    of_a_list = sys.getrefcount(alone[0])
+    for each, held in zip(made, references, strict=True):
         match each:
             case RunKeyPair():
                 alive = each._private is not None
             case KeyStream():
                 # Of a stream nobody holds but this list, the cipher is freed with it.
-                alive = each._encryptor is not None and len(gc.get_referrers(each)) > 1
+                alive = each._encryptor is not None and held > of_a_list
             case NamedStreams():
                 alive = any(each._key) or each._encryptor is not None or each._gcm is not None
             case PairKey():
