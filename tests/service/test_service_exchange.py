@@ -25,6 +25,7 @@ from hansa.consortium.approvals import (
 from hansa.consortium.envelopes import written
 from hansa.consortium.identity import create_identity, load_identity
 from hansa.consortium.members import members_of, write_members
+from hansa.consortium.versions import found, removed, signed
 from hansa.errors import HansaError, IdentityError, PlanError, TransportError
 from hansa.plan import read_plan
 from hansa.service import exchange, proposals
@@ -192,6 +193,25 @@ def ends(folder: Path, tmp_path: Path) -> Iterator[Ends]:
     made.place.mkdir()
     yield made
     made.hub.close()
+
+
+def test_two_consortia_of_one_name_and_the_same_members_have_routes_of_their_own(folder: Path):
+    """A hub that serves both would hand the members of one to the other's exchange."""
+    own = consortium_of(folder, HUB)
+    now = datetime.now(UTC)
+    first, second = (
+        found("north", own.members.values(), identity(folder, HUB), now + timedelta(minutes=n)) for n in range(2)
+    )
+    later = first
+    for name in PARTIES:
+        later = signed(later, identity(folder, name))
+    later = removed(later, PARTIES[-1], identity(folder, HUB))
+    routes = [
+        route_of_exchange(replace(own, members=replace(own.members, standing=each.standing())))
+        for each in (first, second, later)
+    ]
+    assert routes[0] != routes[1]
+    assert routes[0] == routes[2], "members find the exchange whatever version each of them has"
 
 
 def test_an_outsider_reaches_nobody(ends: Ends):

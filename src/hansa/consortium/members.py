@@ -60,7 +60,8 @@ class Standing:
     """What a signed file of members says beside their cards (`versions`).
 
     Attributes:
-        name, version, digest: of the consortium; the digest is that of the version's statement, in hex.
+        name, version, digest: of the consortium; the digest is that of the version's statement, in hex. founded: that of version 1's,
+            by which two consortia of one name are told apart.
         signers: keys that signed any version. earlier: key -> member, of keys that members had before they took others.
         revoked: key -> why. former: certificate (DER) that is trusted no more -> whose it was, and why not, in words.
     """
@@ -68,6 +69,7 @@ class Standing:
     name: str
     version: int
     digest: str
+    founded: str
     signers: frozenset[bytes]
     earlier: Mapping[bytes, str]
     revoked: Mapping[bytes, Revoked]

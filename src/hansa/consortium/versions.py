@@ -166,6 +166,7 @@ class Consortium:
             name=self.name,
             version=self.head.predicate.version,
             digest=self.head.digest,
+            founded=self.versions[0].digest,
             signers=frozenset(own.change.keys[name] for own in self.versions for name in own.signatures),
             earlier={key: name for key, name in before.items() if key not in present and key not in revoked},
             revoked=revoked,

@@ -53,7 +53,7 @@ _SUFFIX = ".exchange.hansa"
 def route_of_exchange(consortium: Consortium) -> str:
     """The name by which a consortium's exchange is known in the clear at the hub's port."""
     standing = consortium.members.standing
-    told = standing.name.encode() if standing is not None else consortium.members.digest()
+    told = bytes.fromhex(standing.founded) if standing is not None else consortium.members.digest()
     return hashlib.sha256(b"hansa exchange\0" + told).hexdigest()[:_ROUTE_DIGITS] + _SUFFIX
 
 
