@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from unittest.mock import Mock, call
 
 import pytest
 
@@ -26,8 +27,8 @@ from hansa.consortium.audit_entries import (
 from hansa.consortium.audit_log import HEAD_PURPOSE, head_bytes, new_tree
 from hansa.consortium.identity import load_identity
 from hansa.consortium.members import read_members
-from hansa.errors import HansaError, ModelWithheld
-from hansa.node.auditing import FrameTally
+from hansa.errors import HansaError, LinkLost, ModelWithheld
+from hansa.node.auditing import CountingChannel, CountingHub, FrameTally
 from hansa.node.config import read_member_file
 from hansa.node.events import Listening
 from hansa.node.run import run
@@ -360,6 +361,34 @@ def test_a_tally_hashes_frames_by_pair_in_order():
     for frame in reversed(frames):
         swapped.note("a", "b", "Join", frame)
     assert swapped.transcript() != one.transcript()
+
+
+def test_a_frame_is_hashed_when_it_is_on_its_way_and_before_the_next_overwrites_it():
+    """Others wait for what is sent; what was received stands where the next one comes."""
+    for made, named in ((CountingChannel, False), (CountingHub, True)):
+        both = Mock()
+        counted = made(both.line, both.audit, "hub") if not named else made(both.line, both.audit)
+        to = ("aurora",) if named else ()
+        both.line.receive.return_value = ("aurora", memoryview(b"answer")) if named else memoryview(b"answer")
+        both.line.send.side_effect = [None, LinkLost("gone")]
+        counted.send(*to, b"asked")
+        counted.receive()
+        with pytest.raises(LinkLost):
+            counted.send(*to, b"lost")
+        other = "aurora" if named else "hub"
+        steps = [each for each in both.mock_calls if each[0] != "audit.begins"]
+        assert steps == [
+            call.line.send(*to, b"asked"),
+            call.audit.sent(other, b"asked"),
+            call.audit.settle(),
+            call.line.receive(None),
+            call.audit.received(other, memoryview(b"answer")),
+            call.line.send(*to, b"lost"),
+            call.audit.sent(other, b"lost"),
+        ]
+        if named:
+            # An epoch is in the log before anybody hears of it.
+            assert both.mock_calls[:2] == [call.audit.begins("aurora", b"asked"), call.line.send("aurora", b"asked")]
 
 
 def test_a_model_that_is_not_good_enough_is_withheld_from_all(folder):

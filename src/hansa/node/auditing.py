@@ -45,6 +45,9 @@ RELEASING = -1
 
 Pair = tuple[str, str]
 
+MOST_KEPT_BYTES = 2**24
+"""Of a frame that is counted later, when the others are at work: a greater one is counted at once, and not kept."""
+
 
 class FrameTally:
     """Counts and hashes frames by sender and receiver; a sealed message by its own, not by who relays it.
@@ -95,6 +98,7 @@ class RunAudit:
         self._run = b""
         self._epoch = RELEASING
         self._tally = FrameTally()
+        self._later: list[tuple[str, str, type[messages.Message], Frame]] = []
         self._counted_at = time.monotonic()
         self._withheld = False
         self._noted: BaseException | None = None
@@ -107,8 +111,13 @@ class RunAudit:
 
     # --- frames --------------------------------------------------------------------------------------------------------------
 
+    def begins(self, link: str, frame: Frame) -> None:
+        """Note an epoch that begins with a frame, before it goes to the member at the other end of a link."""
+        if link != self._name and messages.kind_of(self._name, frame) in (Welcome, Resume):
+            self._begin(messages.decode(self._name, frame))
+
     def sent(self, link: str, frame: Frame) -> None:
-        """Count a frame that goes to the member at the other end of a link, from here or relayed."""
+        """Count a frame that went to the member at the other end of a link, from here or relayed."""
         if link == self._name:
             return
         kind = messages.kind_of(self._name, frame)
@@ -140,7 +149,17 @@ class RunAudit:
             return
         if kind in (Welcome, Resume) and sender == self._plan.hub:
             self._begin(messages.decode(sender, frame))
-        self._tally.note(sender, receiver, kind.__name__, frame)
+        self._later.append((sender, receiver, kind, frame))
+        # Of a frame that was sent nobody promises that it stays as it is, but of bytes.
+        changes = sender == self._name and not isinstance(frame, bytes)
+        if changes or len(frame) > MOST_KEPT_BYTES:
+            self.settle()
+
+    def settle(self) -> None:
+        """Count the frames since the last time: while others work, and before what was received is overwritten."""
+        for sender, receiver, kind, frame in self._later:
+            self._tally.note(sender, receiver, kind.__name__, frame)
+        self._later.clear()
         if self._epoch != RELEASING and time.monotonic() - self._counted_at > COUNTING_S:
             self._count()
 
@@ -228,6 +247,7 @@ class RunAudit:
         self._run = self._run or run
 
     def _over(self, state: State) -> None:
+        self.settle()
         if state in ("failed", "interrupted") and self._epoch == RELEASING:
             return  # no epoch began
         self._count()
@@ -352,12 +372,15 @@ class CountingChannel:
         self._hub = hub
 
     def send(self, frame: Frame) -> None:
-        """Count the frame, then send it."""
-        self._audit.sent(self._hub, frame)
-        self._channel.send(frame)
+        """Send the frame and count it, whether it arrives or not."""
+        try:
+            self._channel.send(frame)
+        finally:
+            self._audit.sent(self._hub, frame)
 
     def receive(self, timeout: float | None = None) -> memoryview:
-        """Receive a frame, then count it."""
+        """Receive a frame, and count it before the next."""
+        self._audit.settle()
         frame = self._channel.receive(timeout)
         self._audit.received(self._hub, frame)
         return frame
@@ -380,12 +403,16 @@ class CountingHub:
         return self._hub.traffic
 
     def send(self, member: str, frame: Frame) -> None:
-        """Count the frame, then send it."""
-        self._audit.sent(member, frame)
-        self._hub.send(member, frame)
+        """Send the frame and count it, whether it arrives or not."""
+        self._audit.begins(member, frame)
+        try:
+            self._hub.send(member, frame)
+        finally:
+            self._audit.sent(member, frame)
 
     def receive(self, timeout: float | None = None) -> tuple[str, memoryview]:
-        """Receive a frame, then count it."""
+        """Receive a frame, and count it before the next."""
+        self._audit.settle()
         member, frame = self._hub.receive(timeout)
         self._audit.received(member, frame)
         return member, frame
