@@ -8,6 +8,7 @@ from pathlib import Path
 from unittest.mock import Mock, call
 
 import pytest
+from blake3 import blake3
 
 from hansa.cli.main import main
 from hansa.consortium.audit_checks import check_log, compare_logs
@@ -353,6 +354,9 @@ def test_a_tally_hashes_frames_by_pair_in_order():
     assert one.transcript() == other.transcript()
     assert one.take() == (Counted("a", "b", "Join", 5, 15),)
     assert one.take() == ()
+    # Each frame behind its length: a hash that others can compute, of frames that a member kept.
+    told = b"".join(len(frame).to_bytes(8, "big") + frame for frame in frames)
+    assert one.transcript() == {"a>b": blake3(b"hansa frames\x00" + told).hexdigest()}
     split = FrameTally()
     for frame in [frames[0] + frames[1], *frames[2:]]:
         split.note("a", "b", "Join", frame)

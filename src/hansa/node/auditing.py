@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from blake3 import blake3
+
 from hansa.consortium.audit_entries import (
     Counted,
     MessagesCounted,
@@ -50,7 +52,7 @@ MOST_KEPT_BYTES = 2**24
 
 
 class FrameTally:
-    """Counts and hashes frames by sender and receiver; a sealed message by its own, not by who relays it.
+    """Counts and hashes (BLAKE3) frames by sender and receiver; a sealed message by its own, not by who relays it.
 
     Attributes:
         counts: (sender, receiver, kind) -> [messages, bytes] since `take`.
@@ -68,7 +70,7 @@ class FrameTally:
         count[1] += size
         digest = self._hashes.get((sender, receiver))
         if digest is None:
-            digest = self._hashes[sender, receiver] = hashlib.sha256(b"hansa frames\x00")
+            digest = self._hashes[sender, receiver] = blake3(b"hansa frames\x00")
         digest.update(size.to_bytes(8, "big"))
         digest.update(frame)
 

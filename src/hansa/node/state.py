@@ -42,8 +42,8 @@ from hansa.trees.ensemble import Tree
 from hansa.trees.xgboost_json import from_json
 
 FORMAT = 1
-FLUSH_SHARE = 0.02
-"""Of the time that flushing checkpoints to the disk may take."""
+FLUSH_SHARE = 0.005
+"""Of the time that flushing checkpoints to the disk may take, at each member: while one flushes, the others wait."""
 
 WAL_PAGES = 4000
 """Pages of 4 KiB after which SQLite moves its log into the file, which flushes both."""
