@@ -17,7 +17,7 @@ from hansa.data.query import Parts
 from hansa.data.source import Rows
 from hansa.engines import ray_workers
 from hansa.engines.ray_workers import RayWorkers, connect
-from hansa.engines.settings import EngineSettings
+from hansa.engines.settings import RaySettings
 from hansa.engines.shard import ShardSource
 from hansa.engines.sharded_rows import ShardedRows
 from hansa.errors import DataError, PlanError
@@ -28,7 +28,7 @@ from hansa.trees.worker_pool import ALONE
 from made_tables import FEATURES, NAMES, plan, spread, table, take
 
 PARTIES = NAMES[:2]
-SETTINGS = EngineSettings(kind="ray", address="local", workers=3)
+SETTINGS = RaySettings(address="local", workers=3)
 
 
 @pytest.fixture(scope="module")

@@ -146,7 +146,7 @@ SETTINGS: dict[str, dict[str, object]] = {
 @pytest.fixture(autouse=True, scope="module")
 def _small_tables_use_threads_too():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hansa.roles.summed.rows_in_memory, "PARALLEL_VALUES", 0)
+        patch.setattr(hansa.roles.summed.row_codes, "PARALLEL_VALUES", 0)
         patch.setattr(hansa.trees.growth, "PARALLEL_CELLS", 0)
         yield
 
