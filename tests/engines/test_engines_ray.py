@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import duckdb
-import msgspec
 import numpy as np
 import pytest
 
@@ -132,7 +132,7 @@ def test_a_cluster_without_room_is_refused(cluster, tmp_path, monkeypatch):
     given = plan(PARTIES)
     files = write(tmp_path / "rows", table(60), 2)
     with pytest.raises(PlanError, match="no room for 2 workers of 64 CPUs each"):
-        RayWorkers(msgspec.structs.replace(SETTINGS, threads=64), sources(given, "aurora", files, 2))
+        RayWorkers(replace(SETTINGS, threads=64), sources(given, "aurora", files, 2))
 
 
 def fake(hosts: int):
