@@ -10,7 +10,7 @@ import pytest
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
-import hansa.roles.summed.rows_in_memory
+import hansa.roles.summed.row_codes
 import hansa.trees.growth
 from hansa.data.holdout import HoldOut, held_out
 from hansa.node.in_process import train_in_process
