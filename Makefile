@@ -70,7 +70,8 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
-# One party's many rows: in memory, by column, on Ray workers, beside XGBoost's external memory: make bench-scale SCALE_OPTIONS="--rows 2000000"
+# One party's many rows: in memory, by column, codes on disk under a cap, on Ray workers, beside XGBoost's external memory; growth and a
+# projection: make bench-scale SCALE_OPTIONS="--rows 1000000 3000000 10000000"
 bench-scale: $(STAMP)
 	$(BIN)/python -m benchmarks.bench_scale $(SCALE_OPTIONS)
 

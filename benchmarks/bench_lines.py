@@ -1,12 +1,18 @@
 """Members on hosts of their own, with lines that have a rate, a queue, a delay and a loss (`benchmarks.lines`).
 
-    python -m benchmarks.bench_lines [--quick] [--json] [trees] [rounds]
+    python -m benchmarks.bench_lines [--quick] [--json] [trees] [rounds] [wide]
 
 trees: an aggregator and three parties over 100 Mbit/s with 20 ms of delay one way, for each of TCP's congestion controls that the
 system has, with a short and a long queue, without loss and with .1 %; without loss also with `send_mbit`. "predicted" is what the
 same run takes without a line's delay and rate, and the bytes of a tree over the aggregator's line, and a line's delay for each way
 of each exchange.
 rounds: three servers that compute on shares, over direct lines and through a hub: a round beside the lines' delay.
+wide: seconds of a tree in each mode over lines of 10, 100 and 1,000 Mbit/s with 5, 20 and 100 ms one way, beside
+
+    computing + rounds x delay + bytes / rate
+
+where computing is what the same run takes without a rate and a delay, rounds are the ways that must be waited for one after the other
+(two an exchange with the aggregator, one a round of servers), and bytes those of a tree over the busiest line.
 
 Needs Linux, root, `ip` and /dev/net/tun; says so, and measures nothing, where these are not to be had.
 """
@@ -22,7 +28,8 @@ import sys
 import tempfile
 import threading
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +45,15 @@ from hansa.simulation.processes import write_consortium
 from hansa.simulation.tables import Table
 from hansa.toml import write_toml
 
-PARTS = ("trees", "rounds")
+PARTS = ("trees", "rounds", "wide")
 PORT = 7465
 DELAY_S = 0.02
 RATE = 100e6
+WIDE_RATES, WIDE_DELAYS = (10e6, 100e6, 1000e6), (0.005, 0.02, 0.1)
+WIDE_QUEUE_S = 0.5
+"""Long enough that none of these runs overflows it: what a loss costs, the part `trees` measures."""
+
+MODES = ("federated", "secure-aggregation", "coopetitive")
 QUEUES_S = (0.01, 0.05)
 LOSSES = (0.0, 0.001)
 NO_LINE = Line(bits_per_s=0, delay_s=0)
@@ -189,11 +201,84 @@ def measured_rounds(rows: int, trees: int) -> list[dict[str, Any]]:
     return found
 
 
+def measured_wide(
+    rows: int, trees: int, bins: int, rates: Sequence[float], delays: Sequence[float], modes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Seconds of a tree in each mode over each line, and what the constants of the run without one predict."""
+    parties = dealt(made_rows(rows), 3)
+    tables = {name: as_table(own) for name, own in parties.items()}
+    found = []
+    for mode in modes:
+        shared = mode == "coopetitive"
+        plan = (
+            bench_coopetitive.plan_of(tuple(parties), True, 3, trees, len(NAMES), links="direct")
+            if shared
+            else plan_of(Job(rows, 3, trees, max_bin=bins, mode=mode), parties)
+        )
+        constants = _of_servers if shared else _of_aggregator
+        bare = constants(plan, run(plan, tables, NO_LINE)["records"])
+        if not shared:  # what passes before the first tree is no tree's
+            one = replace(plan, parameters=replace(plan.parameters, rounds=1))
+            before = constants(one, run(one, tables, NO_LINE)["records"])["bytes"]
+            bare["bytes"] = (trees * bare["bytes"] - before) / (trees - 1)
+        for rate, delay_s in itertools.product(rates, delays):
+            done = run(plan, tables, Line(rate, delay_s, WIDE_QUEUE_S))
+            over = constants(plan, done["records"])
+            predicted = bare["seconds"] + bare["rounds"] * delay_s + 8 * bare["bytes"] / rate
+            found.append(
+                {
+                    "mode": mode,
+                    "mbit_s": rate / 1e6,
+                    "one_way_ms": 1000 * delay_s,
+                    "rounds": bare["rounds"],
+                    "bytes": bare["bytes"],
+                    "computing_s": bare["seconds"],
+                    "predicted_s": predicted,
+                    "tree_s": over["seconds"],
+                    "of_predicted": over["seconds"] / predicted,
+                    "again": done["again"],
+                }
+            )
+    return found
+
+
+def _of_aggregator(plan: Plan, records: Mapping[str, Any]) -> dict[str, float]:
+    """A tree's seconds, ways that are waited for, and bytes over the aggregator's line, of a run's records."""
+    record = records[plan.hub]
+    trees = record["trees_grown"]
+    traffic = record["traffic"].values()
+    busier = max(sum(each[way] for each in traffic) for way in ("bytes_up", "bytes_down"))
+    return {
+        "seconds": record["seconds"]["training"] / trees,
+        "rounds": 2 * record["exchanges"] / trees,
+        "bytes": busier / trees,
+    }
+
+
+def _of_servers(plan: Plan, records: Mapping[str, Any]) -> dict[str, float]:
+    """The same of servers: a tree after the first, and the bytes of whoever sends most."""
+    own = [records[server] for server in plan.servers]
+    phases = [record["phases"].values() for record in own]
+    trees = own[0]["phase_trees"]
+    return {
+        "seconds": statistics.median(own[0]["tree_seconds"][1:]),
+        "rounds": sum(phase["rounds"] for phase in phases[0]) / trees,
+        "bytes": max(sum(phase["bytes"] for phase in each) for each in phases) / trees,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)}; default: all")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="few rows and trees: does it work?")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=[rate / 1e6 for rate in WIDE_RATES], help="of wide, Mbit/s"
+    )
+    parser.add_argument(
+        "--delays", type=float, nargs="+", default=[1000 * delay for delay in WIDE_DELAYS], help="of wide, ms"
+    )
+    parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES, help="of wide")
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.parts) - set(PARTS)):
         parser.error(f"no part {unknown[0]!r}; expected any of {', '.join(PARTS)}")
@@ -206,6 +291,12 @@ def main() -> None:
         results["trees"] = measured_trees(*((3_000, 3, 16) if arguments.quick else (60_000, 10, 256)))
     if "rounds" in parts:
         results["rounds"] = measured_rounds(*((300, 2) if arguments.quick else (600, 4)))
+    if "wide" in parts:
+        rates, delays = [1e6 * rate for rate in arguments.rates], [delay / 1000 for delay in arguments.delays]
+        of_lines = (rates[:1], delays[:1]) if arguments.quick else (rates, delays)
+        results["wide"] = measured_wide(
+            *((600, 3, 16) if arguments.quick else (6_000, 4, 64)), *of_lines, arguments.modes
+        )
     if arguments.json:
         print(json.dumps(results))
         return

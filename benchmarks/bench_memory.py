@@ -12,15 +12,18 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import resource
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich.table import Table
@@ -59,12 +62,17 @@ def plan_of(n_features: int, max_bin: int, trees: int, mode: str) -> Plan:
 
 
 def run_members(
-    folder: Path, plan: Plan, keys_of: Callable[[str], str], held: Callable[[int], int]
+    folder: Path,
+    plan: Plan,
+    keys_of: Callable[[str], str],
+    held: Callable[[int], int],
+    caps: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[int, float]:
     """Run all members' processes in a folder with `NAME.toml.made` files; the most that the big party held, in bytes, and seconds.
 
     Args:
         keys_of: what a member's file says beside. held: process id of the big party -> bytes that it holds.
+        caps: bytes that a member's process may allocate at most.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -80,6 +88,7 @@ def run_members(
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
                     text=True,
+                    preexec_fn=partial(_cap, caps[name]) if name in caps else None,
                 )
             )
             for name in plan.members
@@ -93,6 +102,10 @@ def run_members(
                     process.kill()
                 raise SystemExit(f"{failed[0]}: {processes[failed[0]].communicate()[1][-2000:]}")
     return peak, time.perf_counter() - began
+
+
+def _cap(size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (size, size))
 
 
 def peak_of(folder: Path, plan: Plan, by_column: bool) -> dict[str, Any]:

@@ -1,11 +1,14 @@
-"""A party's many rows, held in its process, read by column, or in the workers of a Ray cluster on this machine; beside XGBoost.
+"""A party's many rows: in its memory, by column, with codes on disk under a cap of memory, on Ray workers; beside XGBoost.
 
-    python -m benchmarks.bench_scale [--rows N ...] [--features F] [--max-bin B] [--trees T] [--ways WAY ...] [--quick] [--json]
+    python -m benchmarks.bench_scale [--rows N ...] [--features F] [--max-bin B] [--trees T] [--ways WAY ...] [--cap-mb M]
+                                     [--folder FOLDER] [--quick] [--json]
 
-One party has N rows in eight Parquet files, two others have few. Each member is a real process over mutual TLS, in federated mode. The
-memory is the most that the party's process, and all its workers, held at once (resident; pages that processes share count for each).
-XGBoost trains on the same files, with its external memory (`ExtMemQuantileDMatrix`), in a process of its own. With several N a line is
-fitted to the seconds a tree, and a projection printed, which says what it assumes.
+One party has N rows in eight Parquet files, two others have few. Each member is a real process over mutual TLS, in federated mode. With
+"on disk" the party's process is under a cap of its own memory (`RLIMIT_DATA`: what it allocates, not pages of files): more is an error.
+The memory is the most that the party's process, and all its workers, held at once (resident; pages that processes share count for each,
+and pages of files that could be let go too). XGBoost trains on the same files, with its external memory (`ExtMemQuantileDMatrix`), in a
+process of its own. With several N a line is fitted to the seconds a tree, with a growth exponent, and a projection is printed, which
+says what it assumes.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ from hansa.simulation.processes import write_consortium
 
 ROWS, TREES, FILES = 20_000_000, 3, 8
 QUICK_ROWS = 200_000
-WAYS = ("in memory", "by column", "ray 1", "ray 2", "ray 4", "xgboost")
+CAP_MB = 2048
+WAYS = ("in memory", "by column", "on disk", "ray 1", "ray 2", "ray 4", "xgboost")
 PROJECTED_ROWS, PROJECTED_FEATURES, PROJECTED_CORES = 1_000_000_000, 50, 128
 
 EXTERNAL = """
@@ -87,8 +91,8 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def hold(folder: Path, plan: Plan, way: str, threads: int) -> dict[str, Any]:
-    """Run all members with the big party's rows held in one way; its peak in bytes, and the run's seconds."""
+def hold(folder: Path, plan: Plan, way: str, threads: int, cap: int) -> dict[str, Any]:
+    """Run all members with the big party's rows held in one way; its peak in bytes, and the run's seconds. cap: bytes, on disk."""
 
     def keys_of(name: str) -> str:
         if name not in plan.parties:
@@ -96,11 +100,15 @@ def hold(folder: Path, plan: Plan, way: str, threads: int) -> dict[str, Any]:
         if name != BIG:
             return f'table = "{name}.parquet"\n'
         given = f'table = "big"\nthreads = {threads}\n'
+        if way == "on disk":
+            (folder / "codes").mkdir(exist_ok=True)
+            return f'{given}engine = {{ kind = "disk", folder = "codes" }}\n'
         if not way.startswith("ray"):
             return f"{given}by_column = {str(way == 'by column').lower()}\n"
         return f'{given}engine = {{ kind = "ray", address = "local", workers = {way.split()[1]}, threads = 1 }}\n'
 
-    peak, seconds = run_members(folder, plan, keys_of, lambda pid: resident(psutil.Process(pid)))
+    capped = {BIG: cap} if way == "on disk" else {}
+    peak, seconds = run_members(folder, plan, keys_of, lambda pid: resident(psutil.Process(pid)), capped)
     record = json.loads((folder / f"{plan.aggregator}-record.json").read_text())["seconds"]
     model = (folder / f"{plan.aggregator}-model.json").read_bytes()
     return {
@@ -125,11 +133,13 @@ def external(folder: Path, trees: int, max_bin: int, threads: int) -> dict[str, 
     return {"peak": peak, "seconds": time.perf_counter() - began, "training": told["training"], "model_sha256": ""}
 
 
-def measure(n_rows: int, n_features: int, max_bin: int, trees: int, ways: list[str]) -> dict[str, dict[str, Any]]:
-    """Each way in turn, on the same files. Asserts that all of Hansa's give one model."""
+def measure(
+    n_rows: int, n_features: int, max_bin: int, trees: int, ways: list[str], cap: int, above: str | None
+) -> dict[str, dict[str, Any]]:
+    """Each way in turn, on the same files, in the folder `above`. Asserts that all of Hansa's give one model."""
     plan = plan_of(n_features, max_bin, trees, "federated")
     threads = os.cpu_count() or 1
-    with tempfile.TemporaryDirectory(prefix="hansa-bench-") as name:
+    with tempfile.TemporaryDirectory(prefix="hansa-bench-", dir=above) as name:
         folder = Path(name)
         write_consortium(folder, plan, {}, 1, None)
         for member in plan.members:
@@ -143,7 +153,9 @@ def measure(n_rows: int, n_features: int, max_bin: int, trees: int, ways: list[s
             if party != BIG:
                 write_rows(folder / f"{party}.parquet", 1000, n_features, FILES + seed)
         runs = {
-            way: external(folder, trees, max_bin, threads) if way == "xgboost" else hold(folder, plan, way, threads)
+            way: external(folder, trees, max_bin, threads)
+            if way == "xgboost"
+            else hold(folder, plan, way, threads, cap)
             for way in ways
         }
     models = {run["model_sha256"] for way, run in runs.items() if way != "xgboost"}
@@ -154,9 +166,10 @@ def measure(n_rows: int, n_features: int, max_bin: int, trees: int, ways: list[s
 def show(result: dict[str, Any]) -> None:
     """Print a table for each number of rows, and the projection."""
     for rows, runs in result["runs"].items():
+        shape = f"{int(rows):,} rows x {result['features']}, {result['max_bin']} bins, depth 6, {result['trees']} trees"
+        capped = f"on disk with at most {result['cap_mb']:,} MiB of memory; load {result['load']:.1f}"
         table = Table(
-            title=f"A party of {int(rows):,} rows x {result['features']}, {result['max_bin']} bins, depth 6, {result['trees']} trees\n"
-            f"{described(result['machine'])}",
+            title=f"A party of {shape}; {capped}\n{described(result['machine'])}",
             title_justify="left",
         )
         table.add_column("rows are held")
@@ -176,8 +189,10 @@ def show(result: dict[str, Any]) -> None:
     for way, found in result["projection"].items():
         console().print(
             f"{way}: {found['ns_a_cell']:.3g} ns a row and feature and tree on {result['threads']} cores; "
+            f"growth from {found['from_rows']:,.0f} to {found['to_rows']:,.0f} rows as rows^{found['exponent']:.2f}; "
             f"{PROJECTED_ROWS:,} rows x {PROJECTED_FEATURES} on {PROJECTED_CORES} cores would take "
-            f"{found['projected_s']:.0f} s a tree, if cores are as these and share nothing"
+            f"{found['projected_s']:.0f} s a tree, if time grows by this line beyond what was measured, cores are as these and share "
+            f"no memory, disk or network, and adding up workers' sums costs nothing"
         )
 
 
@@ -190,9 +205,16 @@ def projection(runs: dict[str, dict[str, Any]], features: int, trees: int, threa
     for way in next(iter(runs.values())):
         seconds = np.array([of_rows[way]["training"] / trees for of_rows in runs.values()])
         slope, _ = np.polyfit(counts, seconds, 1)
+        exponent, _ = np.polyfit(np.log(counts), np.log(seconds), 1)
         cell = slope / features
         cells = PROJECTED_ROWS * PROJECTED_FEATURES
-        found[way] = {"ns_a_cell": cell * 1e9, "projected_s": cell * cells * threads / PROJECTED_CORES}
+        found[way] = {
+            "ns_a_cell": cell * 1e9,
+            "projected_s": cell * cells * threads / PROJECTED_CORES,
+            "exponent": exponent,
+            "from_rows": counts.min(),
+            "to_rows": counts.max(),
+        }
     return found
 
 
@@ -204,11 +226,14 @@ def main() -> None:
     parser.add_argument("--max-bin", type=int, default=MAX_BIN)
     parser.add_argument("--trees", type=int, default=TREES)
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--cap-mb", type=int, default=CAP_MB, help="of memory with codes on disk, MiB")
+    parser.add_argument("--folder", help="where all files go; default: that for temporary files")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROWS:,} rows: does it work?")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     counts = [QUICK_ROWS] if options.quick else options.rows
-    runs = {str(rows): measure(rows, options.features, options.max_bin, options.trees, options.ways) for rows in counts}
+    given = options.features, options.max_bin, options.trees, options.ways, options.cap_mb << 20, options.folder
+    runs = {str(rows): measure(rows, *given) for rows in counts}
     threads = os.cpu_count() or 1
     result = {
         "machine": machine(),
@@ -216,6 +241,8 @@ def main() -> None:
         "max_bin": options.max_bin,
         "trees": options.trees,
         "threads": threads,
+        "cap_mb": options.cap_mb,
+        "load": os.getloadavg()[0],
         "runs": runs,
         "projection": projection(runs, options.features, options.trees, threads),
     }

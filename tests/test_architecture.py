@@ -30,7 +30,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "protocol": ("errors",),
     "plan": ("errors", "declared", "toml", "data.schema", "trees.losses", "trees.parameters"),
     "roles": ("errors", "plan", "data", "trees", "protocol", "transport", "secure", "mpc", "oblivious", "consortium"),
-    "engines": ("errors", "plan", "data", "trees", "consortium.ledger", "roles.summed"),
+    "engines": ("errors", "files", "declared", "plan", "data", "trees", "consortium.ledger", "roles.summed"),
     "printable": (),
     "version": (),
     "exposure": ("plan", "mpc.openings", "secure.mask_graph", "trees.losses"),

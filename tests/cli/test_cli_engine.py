@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import duckdb
 import pytest
@@ -59,15 +62,65 @@ def test_a_party_of_workers_trains_the_same_model(consortium: Consortium, parts:
         ({"kind": "spark"}, ("engine.kind", "spark")),
         ({"memory": "8 GB"}, ("engine.memory", 'a size such as "8GB"')),
         ({"cpus": 2}, ("engine", "cpus")),
+        ({"folder": "here"}, ('engine.folder goes with engine.kind = "disk" only', "leave it out")),
+        ({"workers": None}, ("engine.workers is missing",)),
     ],
 )
 def test_what_is_wrong_with_an_engine_is_said_before_anything_is_read(
     consortium: Consortium, parts, changes, fragments
 ):
-    path = write_member(consortium.folder, AURORA, 1, table=parts.name, engine=ENGINE | changes)
+    engine = {key: value for key, value in (ENGINE | changes).items() if value is not None}
+    path = write_member(consortium.folder, AURORA, 1, table=parts.name, engine=engine)
     assert_refused(hansa("party", path), *fragments)
 
 
 def test_an_engine_needs_files(consortium: Consortium):
     path = write_member(consortium.folder, AURORA, 1, engine=ENGINE)
     assert_refused(hansa("party", path), "expected as many Parquet files at least", "found none")
+
+
+# --- codes on disk ----------------------------------------------------------------------------------------------------
+
+DISK = {"kind": "disk", "folder": "codes"}
+
+
+def test_a_party_with_codes_on_disk_trains_the_same_model(consortium: Consortium, parts: Path):
+    folder = consortium.folder / "codes"
+    folder.mkdir()
+    model, alone = trained(consortium, table=parts.name)
+    again, spread = trained(consortium, table=parts.name, engine=DISK, threads=2)
+    assert again == model
+    assert len(alone["frames"]) == len(spread["frames"])
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "fragments"),
+    [
+        ({"engine": {"kind": "disk"}}, ("engine.folder is missing", "name a folder")),
+        ({"engine": {"kind": "disk", "folder": "none"}}, ("engine.folder is 'none'", "there is no folder", "make it")),
+        ({"engine": DISK | {"workers": 2}}, ('engine.workers goes with engine.kind = "ray" only',)),
+        ({"by_column": False}, ('engine.kind = "disk" reads the rows by column', "leave by_column out")),
+        ({"table": "aurora.csv"}, ("needs rows in Parquet files, or a source", "write the table as Parquet")),
+    ],
+)
+def test_what_does_not_go_with_codes_on_disk_is_said(consortium: Consortium, parts, changes, fragments):
+    (consortium.folder / "codes").mkdir()
+    path = write_member(consortium.folder, AURORA, 1, **({"table": parts.name, "engine": DISK} | changes))
+    assert_refused(hansa("party", path), *fragments)
+
+
+def test_check_says_what_memory_and_disk_codes_on_disk_take(consortium: Consortium, parts: Path, monkeypatch):
+    (consortium.folder / "codes").mkdir()
+    path = write_member(consortium.folder, AURORA, 1, table=parts.name, engine=DISK)
+    said = hansa("check", consortium.folder / "plan.toml", "--member", path)
+    assert said.exit_code == 0
+    assert "This table is read by column, with its codes on disk" in said.stdout
+    assert re.search(r'engine\.kind = "disk".* about [\d.]+ MB of memory, and a file of 180 B', said.stdout), (
+        said.stdout
+    )
+    assert re.search(r"\bmet: the codes take 180 B in .*codes, which has .* free \(engine\.folder\)", said.stdout)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    full = hansa("check", consortium.folder / "plan.toml", "--member", path)
+    assert full.exit_code == 1
+    assert "NOT MET: the codes take" in full.stdout

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import duckdb
-import msgspec
 import numpy as np
 import pytest
 
@@ -17,7 +17,7 @@ from hansa.data.query import Parts
 from hansa.data.source import Rows
 from hansa.engines import ray_workers
 from hansa.engines.ray_workers import RayWorkers, connect
-from hansa.engines.settings import EngineSettings
+from hansa.engines.settings import RaySettings
 from hansa.engines.shard import ShardSource
 from hansa.engines.sharded_rows import ShardedRows
 from hansa.errors import DataError, PlanError
@@ -28,7 +28,7 @@ from hansa.trees.worker_pool import ALONE
 from made_tables import FEATURES, NAMES, plan, spread, table, take
 
 PARTIES = NAMES[:2]
-SETTINGS = EngineSettings(kind="ray", address="local", workers=3)
+SETTINGS = RaySettings(address="local", workers=3)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_a_cluster_without_room_is_refused(cluster, tmp_path, monkeypatch):
     given = plan(PARTIES)
     files = write(tmp_path / "rows", table(60), 2)
     with pytest.raises(PlanError, match="no room for 2 workers of 64 CPUs each"):
-        RayWorkers(msgspec.structs.replace(SETTINGS, threads=64), sources(given, "aurora", files, 2))
+        RayWorkers(replace(SETTINGS, threads=64), sources(given, "aurora", files, 2))
 
 
 def fake(hosts: int):

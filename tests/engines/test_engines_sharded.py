@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from conversation import Conversation
-from hansa.data.holdout import hash_subjects
+from engine_runs import PARTIES, SETTINGS, Listening, same, talked
 from hansa.data.source import Rows
 from hansa.engines.shard import Shard
 from hansa.engines.sharded_rows import MOST_LOSSES, ShardedRows, WorkerLost, added
@@ -18,9 +18,7 @@ from hansa.errors import HansaError, RowsLost
 from hansa.roles.summed.custom import NO_FUNCTIONS
 from hansa.roles.summed.party_rows import PartyRows
 from hansa.roles.summed.rows_in_memory import RowsInMemory
-from made_tables import NAMES, coded, plan, spread, table, take
-
-PARTIES = NAMES[:3]
+from made_tables import plan, spread, table, take
 
 
 @dataclass
@@ -84,59 +82,10 @@ def held_by(count: int, deaths: frozenset[int] = frozenset(), seen: list[Here] |
     return hold
 
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    "logistic, weights, held-out rows": {"weighted": True, "evaluation": 0.2, "eval_metric": ["logloss", "auc"]},
-    "softmax, categories, lossguide": {
-        "objective": "multi:softprob", "categories": True, "grow_policy": "lossguide", "max_leaves": 5,
-    },
-    "quantiles, two trees a round": {"objective": "reg:quantileerror", "num_parallel_tree": 2, "weighted": True},
-    "sampled rows and columns": {
-        "subsample": 0.6, "colsample_bytree": 0.8, "colsample_bynode": 0.7, "evaluation": 0.2, "eval_metric": ["logloss"],
-    },
-    "parties balanced": {"balance": "parties", "objective": "count:poisson"},
-    "masked": {"mode": "secure-aggregation", "weighted": True},
-    "held out by an id": {"evaluation": 0.3, "eval_metric": ["auc"]},
-}  # fmt: skip
-
-BY_ID = "held out by an id"
-
-
-class Listening(Conversation):
-    """A conversation that keeps what parties send."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        self.sent: list[tuple[str, bytes]] = []
-        super().__init__(*arguments, **options)
-
-    def submit(self, name: str, frame: bytes) -> None:
-        self.sent.append((name, frame))
-        super().submit(name, frame)
-
-
-def talked(setting: str, hold: Any = RowsInMemory) -> Listening:
-    """A whole run of three parties; `hold` keeps the rows of each."""
-    given = SETTINGS[setting]
-    rows = table(420, given.get("objective", "binary:logistic"), weighted=given.get("weighted", False))
-    rows = coded(rows) if given.get("categories") else rows
-    agreed = plan(PARTIES, **given)
-    if setting == BY_ID:
-        agreed = replace(agreed, schema=replace(agreed.schema, id="site"))
-        rows = replace(rows, subject=hash_subjects(f"site {row // 5}" for row in range(rows.n_rows)))
-    talk = Listening(agreed, spread(rows, np.arange(rows.n_rows) % 3), hold=hold)
-    talk.finish()
-    return talk
-
-
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Listening]:
     """By setting, the run of rows in one process."""
     return {setting: talked(setting) for setting in SETTINGS}
-
-
-def same(talk: Listening, other: Listening, setting: str) -> bool:
-    """Whether two runs sent and gave the same. What is masked differs: keys are fresh."""
-    frames = setting == "masked" or talk.sent == other.sent
-    return frames and talk.aggregator.outcome.model == other.aggregator.outcome.model
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

@@ -19,7 +19,7 @@ def test_code_sums_are_the_naive_sums():
     rng = np.random.default_rng(1)
     codes, v = rng.integers(0, 7, (300, 4)).astype(np.uint16), words(rng, (3, 300))
     out = np.zeros((4, 7, 3), np.uint32)
-    ring.add_code_sums(codes, v, out)
+    ring.add_code_sums(codes, v, out, 0, 4)
     assert np.array_equal(out, naive.naive_code_sums(codes, v, 7))
 
 
@@ -51,10 +51,10 @@ def test_gf2_product(nodes, rows):
     c, s = rng.integers(0, 2, (rows, 130), np.uint8), rng.integers(0, 2, (nodes, 130), np.uint8)
     out = np.zeros((rows, -(-nodes // 8)), np.uint8)
     columns = np.ascontiguousarray(ring.pack_bits(c).T)
-    ring.add_gf2_product(columns, ring.pack_bits(s), out)
+    ring.add_gf2_product(columns, ring.pack_bits(s), out, 0, rows)
     bits = np.unpackbits(out, axis=1, bitorder="little")[:, :nodes]
     assert np.array_equal(bits, naive.naive_gf2_products(c, s))
-    ring.add_gf2_product(columns, ring.pack_bits(s), out)
+    ring.add_gf2_product(columns, ring.pack_bits(s), out, 0, rows)
     assert not out.any()
 
 
@@ -79,7 +79,7 @@ def test_digit_tables_and_look_ups(digits, digit_bits):
     tables = words(rng, (75, digits), np.uint16)
     masks = words(rng, (2 * digits, 1 << digit_bits), np.uint16)
     out = np.empty((2 * digits, 2), np.uint64)
-    ring.look_up_planes(values, tables, masks, digit_bits, out)
+    ring.look_up_planes(values, tables, masks, digit_bits, out, 0, out.shape[1])
     expected = naive.naive_look_up(values, tables, masks, digit_bits)
     assert np.array_equal(ring.unpack_bits(out, 75), expected)
 

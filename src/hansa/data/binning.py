@@ -8,7 +8,7 @@ count more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -84,11 +84,7 @@ def bin_groups(
     """
     if threads < 1:
         raise PlanError(f"threads: expected at least 1, found {threads}")
-    n_codes = cuts.n_codes
-    largest = int(n_codes.max())
-    if largest > 65_536:
-        raise DataError(f"cuts: a feature has {largest} codes, at most 65536 fit; lower max_bin")
-    dtype = np.uint8 if largest <= 256 else np.uint16
+    dtype = code_type(cuts)
     by_row = np.empty((n_rows, cuts.n_features), dtype=dtype)
     by_feature = np.empty((cuts.n_features if twice else 0, n_rows), dtype=dtype)
     for first, group in groups:
@@ -97,6 +93,35 @@ def bin_groups(
         _code_blocks(np.ascontiguousarray(known), first, own, by_row, by_feature, threads)
         del group, known  # before the next ones are read
     return BinnedRows(by_row, by_feature if twice else by_row.T, cuts.code_offsets, cuts.has_missing.copy())
+
+
+def code_type(cuts: Cuts) -> type[np.uint8] | type[np.uint16]:
+    """The type of codes by these cuts. Raises DataError where none holds them."""
+    largest = int(cuts.n_codes.max())
+    if largest > 65_536:
+        raise DataError(f"cuts: a feature has {largest} codes, at most 65536 fit; lower max_bin")
+    return np.uint8 if largest <= 256 else np.uint16
+
+
+def bin_columns(
+    groups: Iterable[tuple[int, Array]], cuts: Cuts, threads: int = 1, held: Array = ALL_ROWS
+) -> Iterator[Array]:
+    """The codes of `bin_groups` feature by feature, (n_rows,) each, so that no more than one feature's are held.
+
+    Each is to be used before the next one is asked for: they share memory.
+    """
+    dtype = code_type(cuts)
+    no_rows = by_feature = np.empty((0, 0), dtype)
+    for first, group in groups:
+        for place in range(len(group)):
+            own, values = cuts.some(first + place, first + place + 1), group[place : place + 1]
+            known = with_known_missing(values, own, held) if len(held) else values
+            if by_feature.shape != known.shape:
+                by_feature = np.empty(known.shape, dtype)
+            _code_blocks(np.ascontiguousarray(known), 0, own, no_rows, by_feature, threads)
+            yield by_feature[0]
+            del values, known
+        del group  # before the next ones are read
 
 
 def with_known_missing(features: Array, cuts: Cuts, held: Array) -> Array:
@@ -189,7 +214,9 @@ def _code(  # type: ignore[no-untyped-def]
                 if values[row] != values[row]:
                     codes[row] = np.uint32(max(missing, 0))
                     complete &= missing >= 0
-                by_row[block + row, begin + feature] = codes[row]
+            if by_row.shape[1]:
+                for row in range(len(values)):
+                    by_row[block + row, begin + feature] = codes[row]
             if by_feature.shape[0]:
                 for row in range(len(values)):
                     by_feature[begin + feature, block + row] = codes[row]

@@ -1,1 +1,1 @@
-"""A party's rows spread over workers of an engine that exists: nobody outside the party can tell."""
+"""A party's rows on disk, or spread over workers of an engine that exists: nobody outside the party can tell."""

@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from hansa.engines.settings import EngineSettings
+from hansa.engines.settings import RaySettings
 from hansa.engines.shard import ShardSource, ShardWorker
 from hansa.engines.sharded_rows import WorkerLost, added
 from hansa.errors import DataError, HansaError, PlanError, RowsLost
@@ -27,7 +27,7 @@ START_S = 300.0
 """Seconds that the cluster may take to find room for all workers."""
 
 
-def connect(settings: EngineSettings) -> tuple[Any, bool]:
+def connect(settings: RaySettings) -> tuple[Any, bool]:
     """The module `ray`, connected to the cluster, and whether it was not before.
 
     Raises PlanError: it is not installed, not there, or open to its network.
@@ -118,7 +118,7 @@ class RayWorkers:
     Raises PlanError: as `connect`, or the cluster has no room for the workers. WorkerLost: one died while it read its rows.
     """
 
-    def __init__(self, settings: EngineSettings, sources: Sequence[ShardSource]) -> None:
+    def __init__(self, settings: RaySettings, sources: Sequence[ShardSource]) -> None:
         ray, self._ours = connect(settings)
         self._ray = ray
         placing: Any = importlib.import_module("ray.util.placement_group")

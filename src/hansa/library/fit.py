@@ -762,7 +762,7 @@ def _train(
         )
         return run.outcome.model, run.outcome.history, {n: (t.bytes_up, t.bytes_down) for n, t in run.traffic.items()}
     warm_up_shares(plan.parameters)
-    shared = share_in_process(plan, rows, report=report)
+    shared = share_in_process(plan, rows, threads=threads, report=report)
     model = shared.members[plan.receivers[0]].model
     if model is None:
         raise HansaError("the run ended without a model")

@@ -37,6 +37,7 @@ from hansa.mpc.ring import (
     unpack_bits,
     words_for,
 )
+from hansa.mpc.threads import ALONE, LEAST_ROWS, Threads, by_rows
 
 TABLES = Ring("tables", 16, np.uint16, xor=True)
 """One-hot tables of a digit, one bit an entry."""
@@ -70,15 +71,15 @@ def sign_part(
     Returns:
         uint64 (ceil(count / 64),): XOR parts, not yet masked, zero at S_2; bits past `count` mean nothing.
     """
-    deal = table_deal(ring, part.shape[0], digit_bits)
+    deal = table_deal(ring, part.shape[0], digit_bits, server.threads)
     opened = yield from open_and_deal(server, ring, part, address.named("open"), [deal])
     return (yield from sign_of_masked(server, ring, opened.value, opened.dealt[0], address, digit_bits))
 
 
-def table_deal(ring: Ring, count: int, digit_bits: int = DIGIT_BITS) -> Deal:
+def table_deal(ring: Ring, count: int, digit_bits: int = DIGIT_BITS, threads: Threads = ALONE) -> Deal:
     """The one-hot tables of the digits of r that `sign_of_masked` reads."""
     digits = -(-ring.bits // digit_bits)
-    return Deal(TABLES, (count, digits), lambda r: _one_hot_tables(r, digits, digit_bits))
+    return Deal(TABLES, (count, digits), lambda r: _one_hot_tables(r, digits, digit_bits, threads))
 
 
 def sign_of_masked(
@@ -89,7 +90,12 @@ def sign_of_masked(
     planes = np.zeros((2 * digits, words_for(count)), np.uint64)
     if server.index != 2:
         masks = _digit_masks(ring.bits, digit_bits)
-        look_up_planes(value.astype(np.uint64, copy=False), tables, masks, digit_bits, planes)
+        values = value.astype(np.uint64, copy=False)
+
+        def look_up(first: int, last: int) -> None:
+            look_up_planes(values, tables, masks, digit_bits, planes, first, last)
+
+        (server.threads if count >= LEAST_ROWS else ALONE).share(look_up, planes.shape[1])
     return (yield from _combine_digits(server, planes[0::2], planes[1::2], address))
 
 
@@ -130,9 +136,9 @@ def _digit_products(size: int, with_equal: bool) -> Products:
     return (*products, equal(0)) if with_equal else products
 
 
-def _one_hot_tables(r: ShareArray, digits: int, digit_bits: int) -> ShareArray:
-    tables = np.zeros((r.shape[0], digits), np.uint16)
-    digit_one_hots(r.astype(np.uint64, copy=False), digits, digit_bits, tables)
+def _one_hot_tables(r: ShareArray, digits: int, digit_bits: int, threads: Threads) -> ShareArray:
+    tables, values = np.zeros((r.shape[0], digits), np.uint16), r.astype(np.uint64, copy=False)
+    by_rows(threads, lambda a, b: digit_one_hots(values[a:b], digits, digit_bits, tables[a:b]), len(values))
     return tables
 
 

@@ -37,8 +37,19 @@ import numpy.typing as npt
 from numba import njit
 
 from hansa.mpc.comparison import sign_of_masked, table_deal, truncate
-from hansa.mpc.replicated import Address, Deal, Program, Server, add_to_part, open_and_deal, reshare, together
+from hansa.mpc.replicated import (
+    Address,
+    Deal,
+    MaskedValue,
+    Program,
+    Server,
+    add_to_part,
+    open_and_deal,
+    reshare,
+    together,
+)
 from hansa.mpc.ring import BITS, RING32, RING64, Ring, ShareArray
+from hansa.mpc.threads import by_rows
 
 MARGIN_BITS = 26
 """Fraction bits of a margin."""
@@ -267,10 +278,10 @@ def logistic(
 
     def waves(r: ShareArray) -> ShareArray:
         out = np.empty((rows, 2 * TERMS), np.uint32)
-        dealt_waves(r, table, shifts, out)
+        by_rows(server.threads, lambda a, b: dealt_waves(r[a:b], table, shifts, out[a:b]), rows)
         return out
 
-    deals = [Deal(RING32, (rows, 2 * TERMS), waves)] + [table_deal(RING32, rows)] * check_range
+    deals = [Deal(RING32, (rows, 2 * TERMS), waves)] + [table_deal(RING32, rows, threads=server.threads)] * check_range
     opened = yield from open_and_deal(server, RING32, margins[0], address.named("margins"), deals)
     weights = [(1, 0)] if (weight, weight_bits) == (1, 0) else [(1, 0), (weight, weight_bits)]
     programs: list[Program[ShareArray]] = []
@@ -281,15 +292,11 @@ def logistic(
         parts = np.zeros((2, rows), np.uint32)
         if server.index != 2:
             bits = PRODUCT_BITS - headroom
-            evaluate_series(
-                opened.value,
-                opened.dealt[0],
-                table,
+            sines, cosines = (
                 _scaled(SINES, bits, factor, factor_bits),
                 _scaled(COSINES, bits + 1, factor, factor_bits),
-                parts[0],
-                parts[1],
             )
+            _evaluate(server, opened, table, sines, cosines, parts)
         for part, extra, name in ((parts[0], 0, "p"), (parts[1], 1, "h")):
             shift = PRODUCT_BITS - headroom + extra - fraction_bits
             programs.append(truncate(server, RING32, part, shift, address.named(f"{name} {number}"), ring))
@@ -300,6 +307,35 @@ def logistic(
         if server.index in (0, 2):
             results[2 * number][0 if server.index == 0 else 1] += ring.dtype(half)
     return results, outside
+
+
+def _evaluate(
+    server: Server, opened: MaskedValue, table: ShareArray, sines: ShareArray, cosines: ShareArray, parts: ShareArray
+) -> None:
+    """`evaluate_series` of the first deal by the server's threads; `parts`: odd and even, (2, rows)."""
+
+    def evaluate(a: int, b: int) -> None:
+        evaluate_series(opened.value[a:b], opened.dealt[0][a:b], table, sines, cosines, parts[0, a:b], parts[1, a:b])
+
+    by_rows(server.threads, evaluate, parts.shape[1])
+
+
+def _evaluate_fine(
+    server: Server,
+    w: ShareArray,
+    dealt: ShareArray,
+    cosines: ShareArray,
+    sines: ShareArray,
+    step: int,
+    out: ShareArray,
+) -> None:
+    """`evaluate_fine` by the server's threads."""
+    table = sine_table()
+
+    def evaluate(a: int, b: int) -> None:
+        evaluate_fine(w[a:b], dealt[a:b], table, cosines, sines, step, out[a:b])
+
+    by_rows(server.threads, evaluate, len(out))
 
 
 def loss_part(server: Server, margins: ShareArray, address: Address) -> Program[ShareArray]:
@@ -320,7 +356,7 @@ def loss_part(server: Server, margins: ShareArray, address: Address) -> Program[
 
     def waves(r: ShareArray) -> ShareArray:
         out = np.empty((rows, 2 * TERMS), np.uint32)
-        dealt_waves(r, table, shifts, out)
+        by_rows(server.threads, lambda a, b: dealt_waves(r[a:b], table, shifts, out[a:b]), rows)
         return out
 
     deals = [Deal(RING32, (rows, 2 * TERMS), waves)]
@@ -328,7 +364,7 @@ def loss_part(server: Server, margins: ShareArray, address: Address) -> Program[
     parts = np.zeros((2, rows), np.uint32)
     if server.index != 2:
         cosines = _scaled(LOSS_COSINES, LOSS_BITS, dealt_bits=LOSS_DEALT_BITS)
-        evaluate_series(opened.value, opened.dealt[0], table, np.zeros_like(cosines), cosines, parts[0], parts[1])
+        _evaluate(server, opened, table, np.zeros_like(cosines), cosines, parts)
     return np.asarray(parts[1])
 
 
@@ -409,16 +445,18 @@ def exponential_part(
 
     def waves(r: ShareArray) -> ShareArray:
         out = np.empty((rows, 2 * HARMONICS), np.uint64)
-        fine_waves(r, table, 1, out)
+        by_rows(server.threads, lambda a, b: fine_waves(r[a:b], table, 1, out[a:b]), rows)
         return out
 
-    deals = [Deal(RING64, (rows, 2 * HARMONICS), waves)] + [table_deal(RING32, rows)] * check_range
+    deals = [Deal(RING64, (rows, 2 * HARMONICS), waves)] + [
+        table_deal(RING32, rows, threads=server.threads)
+    ] * check_range
     opened = yield from open_and_deal(server, RING32, part, address.named("margins"), deals)
     found = np.zeros(rows, np.uint64)
     if server.index != 2:
         numbers = np.array(EXPONENTIAL, np.int64)
         cosines, sines = numbers[1 : HARMONICS + 1], numbers[HARMONICS + 1 :]
-        evaluate_fine(opened.value, opened.dealt[0], table, cosines, sines, 1, found)
+        _evaluate_fine(server, opened.value, opened.dealt[0], cosines, sines, 1, found)
     if server.index == 0:
         found += np.uint64((EXPONENTIAL[0] << (EXPONENTIAL_FRACTION - EXPONENTIAL_BITS)) % 2**64)
     checks = [_beyond(server, opened.value, opened.dealt[1], address.named("beyond"))] if check_range else []
@@ -447,11 +485,11 @@ def softplus_part(
 
     def waves(r: ShareArray) -> ShareArray:
         out = np.empty((rows, 2 * HARMONICS), np.uint64)
-        fine_waves(r, table, 2, out)
+        by_rows(server.threads, lambda a, b: fine_waves(r[a:b], table, 2, out[a:b]), rows)
         return out
 
     deals = [Deal(RING64, (rows, 2 * HARMONICS), waves), Deal(RING32, (rows,), lambda r: r >> np.uint32(31))]
-    deals += [table_deal(RING32, rows)] * check_range
+    deals += [table_deal(RING32, rows, threads=server.threads)] * check_range
     # x + 16 is below 2^31, so that only the highest bits of w and r tell whether w - r wrapped.
     shifted = add_to_part(server, RING32, part, offset)
     opened = yield from open_and_deal(server, RING32, shifted, address.named("margins"), deals)
@@ -461,7 +499,7 @@ def softplus_part(
     else:
         cosines = np.array([_rounded(c, COEFFICIENT_BITS - EXPONENTIAL_BITS) for c in LOSS_COSINES], np.int64)
         turns = opened.value - np.uint32(offset)
-        evaluate_fine(turns, opened.dealt[0], table, cosines, np.zeros_like(cosines), 2, even)
+        _evaluate_fine(server, turns, opened.dealt[0], cosines, np.zeros_like(cosines), 2, even)
         below = (opened.value >> np.uint32(31) ^ np.uint32(1)).astype(np.uint64)
         half = below * (opened.dealt[1].astype(np.uint64) << np.uint64(32))
         half = half + wide if server.index == 0 else half

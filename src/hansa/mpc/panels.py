@@ -19,6 +19,7 @@ from numba.extending import intrinsic
 
 from hansa.mpc import tiles
 from hansa.mpc.ring import ShareArray
+from hansa.mpc.threads import ALONE, LEAST_PRODUCTS, Threads
 
 PANEL = 16
 """Columns of a panel: 64 bytes a row."""
@@ -173,13 +174,28 @@ def add_rows(panels, v, out, start):  # type: ignore[no-untyped-def]
                 _one(panels, p, v, j, out, first, last)
 
 
-def add_gemm(panels: ShareArray, v: ShareArray, out: ShareArray) -> None:
-    """out[j, t] += sum_i c[i, t] * v[j, i] in Z_2^32, c given as panels.
+def add_gemm(panels: ShareArray, v: ShareArray, out: ShareArray, threads: Threads = ALONE) -> None:
+    """out[j, t] += sum_i c[i, t] * v[j, i] in Z_2^32, c given as panels. Each thread takes panels of its own.
 
     Args:
         panels: uint32 (panels, rows, PANEL), or some of the rows of such an array. v: uint32 (vectors, rows).
         out: uint32 (vectors, panels * PANEL), changed; rows contiguous.
     """
+    products = panels.size * len(v)
+    if threads is ALONE or products < LEAST_PRODUCTS:
+        _add_gemm(panels, v, out)
+        return
+
+    def add(first: int, last: int) -> None:
+        own = np.zeros((len(v), (last - first) * PANEL), np.uint32)
+        _add_gemm(panels[first:last], v, own)
+        out[:, first * PANEL : last * PANEL] += own
+
+    threads.share(add, len(panels))
+
+
+def _add_gemm(panels: ShareArray, v: ShareArray, out: ShareArray) -> None:
+    """`add_gemm` by one thread."""
     done = tiles.add_gemm(panels, v, out)
     if done < panels.shape[1]:
         add_rows(panels, v, out, done)

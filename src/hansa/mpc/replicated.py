@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
+import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -31,6 +33,7 @@ from cryptography.hazmat.primitives.poly1305 import Poly1305
 
 from hansa.errors import ProtocolError, ServersDisagree
 from hansa.mpc.ring import BITS, Ring, ShareArray
+from hansa.mpc.threads import ALONE, LEAST_BYTES, Threads
 from hansa.secure.keys import PairKey, encode_fields
 from hansa.secure.prg import NAME_BYTES, Algorithm, KeyStream, NamedStreams
 
@@ -112,6 +115,9 @@ class PairStreams:
         self._algorithm = algorithm
         self._tree: tuple[int, int] = (-1, -1)
         self._families: dict[int, NamedStreams] = {}
+        self._lock = (
+            threading.Lock()
+        )  # of what changes with the tree: a server's threads draw from both streams at once
 
     def stream(self, number: int, address: Address, use: str, size: int) -> KeyStream:
         """Raises ProtocolError where the name was used before, or its tree is over."""
@@ -129,17 +135,18 @@ class PairStreams:
             family.erase()
 
     def _family(self, number: int, address: Address) -> NamedStreams:
-        place = (address.epoch, address.tree)
-        if place < self._tree:
-            raise ProtocolError(f"draws of {self._tree} have begun, so none of {place} may be made any more")
-        if place > self._tree:
-            self._tree = place
-            self.erase()
-            info = encode_fields("hansa replicated sharing v2", *place)
-            self._families = {
-                number: NamedStreams(pair.expand(info), self._algorithm) for number, pair in self._pairs.items()
-            }
-        return self._families[number]
+        with self._lock:
+            place = (address.epoch, address.tree)
+            if place < self._tree:
+                raise ProtocolError(f"draws of {self._tree} have begun, so none of {place} may be made any more")
+            if place > self._tree:
+                self._tree = place
+                self.erase()
+                info = encode_fields("hansa replicated sharing v2", *place)
+                self._families = {
+                    number: NamedStreams(pair.expand(info), self._algorithm) for number, pair in self._pairs.items()
+                }
+            return self._families[number]
 
 
 @functools.lru_cache(maxsize=2**14)
@@ -150,10 +157,11 @@ def draw_name(step: int, tensor: str, use: str) -> bytes:
 
 @dataclass(frozen=True)
 class Server:
-    """One of the three: its number and its streams."""
+    """One of the three: its number, its streams and its threads."""
 
     index: int
     source: Source
+    threads: Threads = ALONE
 
     @property
     def previous(self) -> int:
@@ -216,9 +224,16 @@ def shape_of(array: ShareArray) -> Shape:
 
 def zero_share(server: Server, ring: Ring, shape: tuple[int, ...], address: Address, use: str) -> ShareArray:
     """a_i = stream_i - stream_{i+1}: this server's part of zero; local, fresh per address and use."""
-    own = server.source.draw(server.index, address, use, ring, shape)
-    after = server.source.draw(server.following, address, use, ring, shape)
-    return ring.subtract(own, after)
+    numbers = server.index, server.following
+    drawn: list[ShareArray] = [np.empty(0, ring.dtype)] * 2
+
+    def draw(first: int, last: int) -> None:
+        for place in range(first, last):
+            drawn[place] = server.source.draw(numbers[place], address, use, ring, shape)
+
+    size = math.prod(shape) * np.dtype(ring.dtype).itemsize
+    (server.threads if size >= LEAST_BYTES else ALONE).share(draw, 2)
+    return ring.subtract(*drawn)
 
 
 def public(server: Server, ring: Ring, value: ShareArray) -> ShareArray:

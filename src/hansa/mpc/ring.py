@@ -93,15 +93,14 @@ def unpack_bits(words: npt.NDArray[np.uint64], count: int) -> npt.NDArray[np.uin
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def add_code_sums(codes, v, out):  # type: ignore[no-untyped-def]
-    """out[f, codes[i, f], j] += v[j, i] in Z_2^32: sums by code, for rows known in the clear.
+def add_code_sums(codes, v, out, first, last):  # type: ignore[no-untyped-def]
+    """out[f, codes[i, f], j] += v[j, i] in Z_2^32, first <= f < last: sums by code, for rows known in the clear.
 
     Args:
         codes: uint16 (rows, features). v: uint32 (vectors, rows).
         out: uint32 (features, codes, vectors), changed.
     """
-    rows, features = codes.shape
-    vectors = v.shape[0]
+    rows, vectors = v.shape[1], v.shape[0]
     block = np.empty((256, vectors), np.uint32)
     for start in range(0, rows, 256):
         size = min(256, rows - start)
@@ -109,7 +108,7 @@ def add_code_sums(codes, v, out):  # type: ignore[no-untyped-def]
             for i in range(size):
                 block[i, j] = v[j, start + i]
         for i in range(size):
-            for f in range(features):
+            for f in range(first, last):
                 target = out[f, codes[start + i, f]]
                 for j in range(vectors):
                     target[j] += block[i, j]
@@ -167,8 +166,8 @@ def _halves(x, y, shift, low):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def add_gf2_product(c, s, out):  # type: ignore[no-untyped-def]
-    """Bit n of out[i] ^= XOR_t (c[t, i] AND s[n, t]).
+def add_gf2_product(c, s, out, begin, end):  # type: ignore[no-untyped-def]
+    """Bit n of out[i] ^= XOR_t (c[t, i] AND s[n, t]), begin <= i < end.
 
     Args:
         c: uint64 (words, rows), each row's bits packed over columns. s: uint64 (nodes, words).
@@ -177,14 +176,13 @@ def add_gf2_product(c, s, out):  # type: ignore[no-untyped-def]
     Eight words of a row at a time, so that one store is made for eight products; then the parities of eight nodes are folded
     together, each half as wide after every step, into one byte.
     """
-    words, rows = c.shape
-    nodes = s.shape[0]
+    words, nodes = c.shape[0], s.shape[0]
     last = words - 1
     chosen = np.zeros((nodes, words + 7), np.uint64)
     chosen[:, :words] = s
     fold = np.empty((8, GF2_ROWS), np.uint64)
-    for start in range(0, rows, GF2_ROWS):
-        size = min(GF2_ROWS, rows - start)
+    for start in range(begin, end, GF2_ROWS):
+        size = min(GF2_ROWS, end - start)
         stop = start + size
         for first in range(0, nodes, 8):
             fold[:] = 0
@@ -305,8 +303,8 @@ def digit_one_hots(values, digits, digit_bits, out):  # type: ignore[no-untyped-
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def look_up_planes(values, tables, masks, digit_bits, out):  # type: ignore[no-untyped-def]
-    """Bit m of out[p] = parity of tables[m, d] AND masks[p, digit d of values[m]], d = masks' digit p // 2.
+def look_up_planes(values, tables, masks, digit_bits, out, first, last):  # type: ignore[no-untyped-def]
+    """Bit m of out[p] = parity of tables[m, d] AND masks[p, digit d of values[m]], d = masks' digit p // 2; words first to last of it.
 
     Args:
         values: uint64 (count,). tables: uint16 (count, digits). masks: uint16 (2 digits, 2^digit_bits).
@@ -315,7 +313,7 @@ def look_up_planes(values, tables, masks, digit_bits, out):  # type: ignore[no-u
     low = np.uint64((1 << digit_bits) - 1)
     count, digits = tables.shape
     one = np.uint64(1)
-    for word in range(out.shape[1]):
+    for word in range(first, last):
         start = word * 64
         size = min(64, count - start)
         for d in range(digits):

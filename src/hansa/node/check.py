@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from hansa.data.query import DatabaseQuery, Query, Source
 from hansa.data.schema import Schema
 from hansa.data.source import CheckReport, ColumnSummary, SchemaViolation, check_rows, report_of
 from hansa.data.streamed import open_rows
+from hansa.engines.settings import DiskSettings
 from hansa.errors import PlanError
 from hansa.exposure import exposure, exposure_lines, notes_on_rows, released
 from hansa.node.config import MemberFile, read_member_file, read_policy
@@ -166,17 +168,27 @@ def check_table(
         raise PlanError(
             f"{member_path or plan_path}: no table is named; name one behind the plan, or give --member a file with table or source"
         )
-    found = check_own_table(
-        plan, source, plan.schema if member is None else member.schema, None if member is None else member.by_column
-    )
-    return found if member is None else replace(found, rules=_rules(member, source, found.table.ok))
+    if member is None:
+        return check_own_table(plan, source, plan.schema)
+    on_disk = isinstance(member.engine, DiskSettings)
+    found = check_own_table(plan, source, member.schema, member.by_column, on_disk=on_disk, threads=member.threads)
+    rules = (*_rules(member, source, found.table.ok), *_room(member, found.memory))
+    return replace(found, rules=rules)
 
 
-def check_own_table(plan: Plan, source: Source, schema: Schema, by_column: bool | None = None) -> TableCheck:
+def check_own_table(
+    plan: Plan,
+    source: Source,
+    schema: Schema,
+    by_column: bool | None = None,
+    *,
+    on_disk: bool = False,
+    threads: int = 1,
+) -> TableCheck:
     """Check a party's table against a plan, without the party's own conditions.
 
     Args:
-        schema: the plan's, and the party's own column beside it.
+        schema: the plan's, and the party's own column beside it. by_column, on_disk, threads: as for `memory_of`.
 
     Raises DataError where the table cannot be read at all.
     """
@@ -192,6 +204,8 @@ def check_own_table(plan: Plan, source: Source, schema: Schema, by_column: bool 
         lacks=any(feature.missing for feature in report.features),
         parquet=spooled or is_parquet(source),
         by_column=by_column,
+        on_disk=on_disk,
+        threads=threads,
     )
     return TableCheck(plan, report, sent_under(plan), None, memory)
 
@@ -226,6 +240,16 @@ def _rules(member: MemberFile, source: Source, readable: bool) -> tuple[PolicyRu
             met, text = False, str(error)
         rules.append(PolicyRule("ledger", met, text))
     return tuple(rules)
+
+
+def _room(member: MemberFile, memory: Memory | None) -> tuple[PolicyRule, ...]:
+    """Whether the folder of the engine has room for the codes."""
+    if not isinstance(member.engine, DiskSettings) or memory is None or memory.file is None:
+        return ()
+    folder = member.engine.folder
+    free = shutil.disk_usage(folder).free
+    text = f"the codes take {size(memory.file)} in {folder}, which has {size(free)} free"
+    return (PolicyRule("engine.folder", free >= memory.file, text),)
 
 
 def conditions_of(path: Path, plan: Plan) -> tuple[PolicyRule, ...]:

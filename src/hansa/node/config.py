@@ -61,11 +61,11 @@ from hansa.consortium.key_files import Unlocking
 from hansa.consortium.members import Members
 from hansa.consortium.policy import Policy
 from hansa.consortium.versions import read_pinned
-from hansa.data.parts import parts_of
+from hansa.data.parts import PARQUET, parts_of
 from hansa.data.query import DatabaseQuery, Query, fault_of_url
 from hansa.data.schema import Schema
 from hansa.declared import SECRET, decode
-from hansa.engines.settings import EngineSettings
+from hansa.engines.settings import DiskSettings, EngineDocument, RaySettings, engine_of
 from hansa.errors import IdentityError, PlanError
 from hansa.files import read_text, read_whole
 from hansa.node.proposals import withdrawals
@@ -131,7 +131,7 @@ class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     table: FilePath | None = None
     source: SourceDocument | None = None
     by_column: bool | None = None
-    engine: EngineSettings | None = None
+    engine: EngineDocument | None = None
     id: Text | None = None
     start_model: FilePath | None = None
     custom_objective: FilePath | None = None
@@ -174,7 +174,7 @@ class MemberFile:
         table: where this party's rows are: a path, or a query (over its files, or to its database); None where the file gives
             neither table nor source.
         by_column: whether it is read column by column and not into memory; None for a large one of Parquet files.
-        engine: what holds the rows, or None for this process.
+        engine: what holds the rows, or their codes; None for this process.
         id: a column of it that is not read, or None.
         start_model: path of the model that the plan goes on from, or None. custom_objective: of the file with the plan's function, or
             None.
@@ -225,7 +225,7 @@ class MemberFile:
     custom_objective: Path | None = None
     custom_metric: Path | None = None
     by_column: bool | None = None
-    engine: EngineSettings | None = None
+    engine: RaySettings | DiskSettings | None = None
     open_listener: OpenListener = listen
 
     @property
@@ -445,23 +445,47 @@ def _source(document: MemberDocument, path: Path) -> Path | Query | DatabaseQuer
     return DatabaseQuery(source.database, source.query, password, file, where)
 
 
-def _engine(document: MemberDocument, plan: Plan, path: Path) -> EngineSettings | None:
+def _engine(document: MemberDocument, plan: Plan, path: Path) -> RaySettings | DiskSettings | None:
     """The engine that holds the rows. Raises PlanError where the plan, or the source, does not go with one."""
     if document.engine is None:
         return None
     if plan.mode == COOPETITIVE:
         raise PlanError(f"{path}: engine is for the modes with an aggregator; in {plan.mode} mode leave it out")
+    try:
+        engine = engine_of(document.engine, path.parent)
+    except ValueError as error:
+        raise PlanError(f"{path}: {error}") from error
+    if isinstance(engine, DiskSettings):
+        _check_disk(document, plan, path)
+        return engine
     if plan.custom_objective is not None or plan.custom_metric is not None:
-        raise PlanError(f"{path}: engine does not go with a plan that has custom functions; leave it out")
+        raise PlanError(
+            f'{path}: engine.kind = "ray" does not go with a plan that has custom functions; leave engine out'
+        )
     parts = None if document.table is None else parts_of(path.parent / document.table)
-    if parts is None or len(parts) < document.engine.workers:
+    if parts is None or len(parts) < engine.workers:
         found = "none" if parts is None else f"{len(parts)}"
         raise PlanError(
-            f"{path}: engine.workers is {document.engine.workers}: expected as many Parquet files at least, in a folder or by a "
+            f"{path}: engine.workers is {engine.workers}: expected as many Parquet files at least, in a folder or by a "
             f"pattern that table names, found {found}; write the rows into more files, or use fewer workers",
             cure="write the rows into as many Parquet files as there are workers",
         )
-    return document.engine
+    return engine
+
+
+def _check_disk(document: MemberDocument, plan: Plan, path: Path) -> None:
+    """Refuse codes on disk where rows would be in memory. Raises PlanError."""
+    kind = 'engine.kind = "disk"'
+    if plan.start_model:
+        raise PlanError(f"{path}: {kind} does not go with a plan that has start_model, whose trees need whole rows")
+    if document.by_column is False:
+        raise PlanError(f"{path}: {kind} reads the rows by column, and by_column is false; leave by_column out")
+    table = None if document.table is None else path.parent / document.table
+    if table is not None and not table.name.lower().endswith(PARQUET) and parts_of(table) is None:
+        raise PlanError(
+            f"{path}: {kind} needs rows in Parquet files, or a source, and table is {document.table!r}; write the table as Parquet",
+            cure="write the table as Parquet",
+        )
 
 
 def _by_column(document: MemberDocument, plan: Plan, path: Path) -> bool | None:
@@ -472,7 +496,8 @@ def _by_column(document: MemberDocument, plan: Plan, path: Path) -> bool | None:
         raise PlanError(
             f"{path}: by_column does not go with a plan that has start_model, whose trees need whole rows; leave it out"
         )
-    return False if plan.start_model else document.by_column
+    on_disk = document.engine is not None and document.engine.kind == "disk"
+    return False if plan.start_model else on_disk or document.by_column
 
 
 def address_of(text: str, key: str, path: Path) -> tuple[str, int]:

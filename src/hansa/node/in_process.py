@@ -221,6 +221,7 @@ def share_in_process(
     plan: Plan,
     tables: Mapping[str, Rows],
     *,
+    threads: int = 1,
     report: Callable[[Progress], None] = lambda _: None,
     observe: Callable[[str, int], None] = lambda _, __: None,
     order: Callable[[Sequence[str]], str] | None = None,
@@ -230,7 +231,7 @@ def share_in_process(
     """Train on shares, all members of a coopetitive plan in this process.
 
     Args:
-        plan: whose parties are the keys of `tables`. tables: each party's rows.
+        plan: whose parties are the keys of `tables`. tables: each party's rows. threads: of whichever server is at work.
         report: called with the progress of S_0. observe: with its rounds, see `ComputeServer`.
         order, wrap: as for `train_in_process`. policy: of every member, as for `train_in_process`.
 
@@ -240,6 +241,7 @@ def share_in_process(
     if set(tables) != set(plan.parties):
         raise HansaError(f"tables are given for {sorted(tables)}; the plan's parties are {list(plan.parties)}")
     signers, identities = _make_signers(plan)
+    pool = WorkerPool(threads)  # of all servers: they work in turn
     members = {
         name: SharedMember(
             plan,
@@ -251,6 +253,7 @@ def share_in_process(
             report=report if name == plan.servers[0] else lambda _: None,
             observe=observe if name == plan.servers[0] else lambda _, __: None,
             clock=time.time,
+            pool=pool,
         )
         for name in plan.participants
     }

@@ -32,12 +32,15 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         in_memory: where its rows are read into memory. by_column: where they are read by column; None where they cannot be.
+        on_disk: where, besides, their codes are on disk (`engine`); None as above. file: bytes of the file of codes then.
         chosen: how this table is read. free: what the machine can give, or None where it does not say.
     """
 
     in_memory: int
     by_column: int | None
-    chosen: Literal["in memory", "by column"]
+    on_disk: int | None
+    file: int | None
+    chosen: Literal["in memory", "by column", "on disk"]
     free: int | None
 
     def lines(self) -> list[str]:
@@ -46,44 +49,83 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.by_column is not None:
             found[0] += f", {size(self.by_column)} where they are read by column"
         free = "" if self.free is None else f"; the machine can give {size(self.free)}"
-        found[0] += f" (by_column in its file). This table is read {_way(self.chosen)}{free}."
+        found[0] += f" (by_column in its file). This table is read {WAYS[self.chosen]}{free}."
+        if self.on_disk is not None and self.file is not None:
+            found.append(
+                f'With its codes on disk (engine.kind = "disk" in its file) it takes about {size(self.on_disk)} of memory, and a '
+                f"file of {size(self.file)}."
+            )
         return found
 
 
-def _way(chosen: str) -> str:
-    return "into memory" if chosen == "in memory" else chosen
+WAYS = {
+    "in memory": "into memory",
+    "by column": "by column",
+    "on disk": "by column, with its codes on disk",
+}
+"""`Memory.chosen`, in a sentence."""
 
 
-def memory_of(plan: Plan, n_rows: int, *, lacks: bool, parquet: bool, by_column: bool | None) -> Memory | None:
+def memory_of(
+    plan: Plan,
+    n_rows: int,
+    *,
+    lacks: bool,
+    parquet: bool,
+    by_column: bool | None,
+    on_disk: bool = False,
+    threads: int = 1,
+) -> Memory | None:
     """What training takes of a party with so many rows; None in coopetitive mode, whose owners hold their rows.
 
     Args:
         lacks: whether some row has no value of some feature. parquet: whether the rows are in Parquet files. by_column: as in the
-            party's file.
+            party's file. on_disk: whether its engine keeps codes on disk. threads: compute threads.
     """
     if plan.mode == COOPETITIVE:
         return None
     possible = parquet and not plan.start_model
     large = n_rows * len(plan.schema.features) >= LARGE_CELLS
     streamed = possible and (large if by_column is None else by_column)
+    by_file = _bytes_of(plan, n_rows, lacks, True, streamed=True, on_disk=True) + _sums_of(plan, threads)
     return Memory(
         in_memory=_bytes_of(plan, n_rows, lacks, large, streamed=False),
         by_column=_bytes_of(plan, n_rows, lacks, True, streamed=True) if possible else None,
-        chosen="by column" if streamed else "in memory",
+        on_disk=by_file if possible else None,
+        file=n_rows * len(plan.schema.features) * _code_bytes(plan, lacks) if possible else None,
+        chosen="on disk" if on_disk else "by column" if streamed else "in memory",
         free=free_memory(),
     )
 
 
-def _bytes_of(plan: Plan, n_rows: int, lacks: bool, large: bool, *, streamed: bool) -> int:
+def _code_bytes(plan: Plan, lacks: bool) -> int:
+    """Bytes of a code."""
+    most = max([plan.parameters.max_bin + lacks, *(len(own) + 1 for own in plan.schema.categories)])
+    return 1 if most <= CODES_OF_A_BYTE else 2
+
+
+def _sums_of(plan: Plan, threads: int) -> int:
+    """Bytes of the histograms that threads build over codes on disk: of a level's nodes, by each."""
+    parameters = plan.parameters
+    nodes = 1 if parameters.grow_policy == "lossguide" else 2 ** max(parameters.max_depth - 2, 0)
+    return (threads + 1) * nodes * (1 if _narrow(plan) else 2) * 8 * len(plan.schema.features) * parameters.max_bin
+
+
+def _narrow(plan: Plan) -> bool:
+    """Whether gradients and hessians share a word."""
+    parameters = plan.parameters
+    return parameters.histogram_bits == 32 or (
+        parameters.histogram_bits == "auto" and is_logistic(parameters.objective) and plan.schema.weight is None
+    )
+
+
+def _bytes_of(plan: Plan, n_rows: int, lacks: bool, large: bool, *, streamed: bool, on_disk: bool = False) -> int:
     """The largest of three steps: reading, coding, and training, in bytes a row, with what each keeps (`summed.rows_in_memory`)."""
     parameters, schema = plan.parameters, plan.schema
     features, outputs = len(schema.features), parameters.outputs
-    most_codes = max([parameters.max_bin + lacks, *(len(own) + 1 for own in schema.categories)])
-    codes = features * (1 if most_codes <= CODES_OF_A_BYTE else 2) * (1 if large else 2)
+    of_code = _code_bytes(plan, lacks)
+    codes = 0 if on_disk else features * of_code * (1 if large else 2)
     columns = 1 if schema.weight is None else 2
-    narrow = parameters.histogram_bits == 32 or (
-        parameters.histogram_bits == "auto" and is_logistic(parameters.objective) and schema.weight is None
-    )
     hashes = 8 if parameters.subsample < 1 else 0
     held = plan.evaluation_fraction * 4 * (1 + columns) + (plan.evaluation_fraction > 0) / 8
     plain = large and parameters.label_kind in PLAIN_LABEL_KINDS
@@ -91,8 +133,9 @@ def _bytes_of(plan: Plan, n_rows: int, lacks: bool, large: bool, *, streamed: bo
     derivatives = 16 * outputs if not large or parameters.trees_per_round > 1 else 0
     leaves = 4 if parameters.quantiles else 0  # of which leaf a row is in, before the leaves have values
     starts = 4 * outputs if parameters.quantiles and parameters.num_parallel_tree > 1 else 0
-    training = codes + 4 * outputs + leaves + starts + (8 if narrow else 16) + 2 + kept + held + hashes + derivatives
-    one_column = 6 if plan.evaluation_fraction == 0 else 12
+    packed = 8 if _narrow(plan) else 16
+    training = codes + 4 * outputs + leaves + starts + packed + 2 + kept + held + hashes + derivatives
+    one_column = (6 if plan.evaluation_fraction == 0 else 12) + (of_code if on_disk else 0)
     coding = codes + 4 * columns + hashes + held + (one_column if streamed else 4 * features)
     reading = 4 * columns + (24 if streamed else 7.5 * features)  # measured: DuckDB's arrays, and the copy of them
     return math.ceil(PROCESS_BYTES + n_rows * max(training, coding, reading))

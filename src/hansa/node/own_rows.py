@@ -1,11 +1,13 @@
-"""A party's rows as its process has them: read here, or by the workers of an engine."""
+"""A party's rows as its process has them: read here, with their codes in memory or on disk, or by the workers of an engine."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +17,9 @@ from hansa.data.holdout import keyed_digest
 from hansa.data.parts import parts_of
 from hansa.data.query import Parts
 from hansa.data.streamed import open_rows
+from hansa.engines.disk_codes import DiskFolder
 from hansa.engines.ray_workers import RayWorkers
+from hansa.engines.settings import RaySettings
 from hansa.engines.shard import ShardSource
 from hansa.engines.sharded_rows import ShardedRows
 from hansa.node.config import MemberFile
@@ -104,10 +108,17 @@ def own_rows(member: MemberFile, *, describes: bool) -> Iterator[list[OwnRows]]:
     """A list of the party's rows alone, from which whoever goes on with them takes them out: memory is let go as early as can be."""
     assert member.table is not None  # `summed.check_keys`
     engine = member.engine
-    if engine is None:
+    if not isinstance(engine, RaySettings):
         kind = member.plan.parameters.label_kind
-        with open_rows(member.table, member.schema, label_kind=kind, by_column=member.by_column) as rows:
-            given: list[OwnRows] = [RowsHere(rows)]
+        with contextlib.ExitStack() as stack:
+            hold: HoldRows = RowsInMemory
+            if engine is not None and not describes:
+                folder = stack.enter_context(contextlib.closing(DiskFolder(engine.folder, member.identity.name)))
+                hold = partial(RowsInMemory, code=folder.code)
+            rows = stack.enter_context(
+                open_rows(member.table, member.schema, label_kind=kind, by_column=member.by_column)
+            )
+            given: list[OwnRows] = [RowsHere(rows, hold)]
             del rows
             yield given
         return

@@ -44,6 +44,7 @@ from hansa.transport.local_member import HubWithLocalMember, LocalMember
 from hansa.transport.notices import Notify
 from hansa.transport.recording import RecordingChannel, RecordingHub, RecordingLocalMember
 from hansa.transport.tls import TlsHub
+from hansa.trees.worker_pool import WorkerPool
 
 RUSAGE_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in a unit of `ru_maxrss`."""
@@ -126,6 +127,7 @@ class _Played:
                 observe=self._ledger.note,
                 journal=self._state,
                 clock=time.time,
+                pool=WorkerPool(member.threads if name in plan.servers else 1),
             )
         except BaseException:
             if self._state is not None:

@@ -38,7 +38,7 @@ def level_sums(
         (2, nodes, 2, columns + 1) and (2, nodes), shared in Z_2^64 with the scoring's fraction bits.
     """
     left = vectors if level == 0 else vectors[:, : vectors.shape[1] // 2]
-    parts = _column_sums(candidates, blocks, left, growth.rows_per_sum)
+    parts = _column_sums(server, candidates, blocks, left, growth.rows_per_sum)
     if kind == "gradients":
         programs: list[Program[ShareArray]] = [
             sum_parts(server, parts, growth, address.named("columns")),
@@ -69,7 +69,9 @@ def _with_siblings(left: ShareArray, parents: ShareArray | None) -> ShareArray:
     return left if parents is None else np.concatenate([left, parents - left], axis=1)
 
 
-def _column_sums(candidates: Candidates, blocks: list[Block], vectors: ShareArray, rows_per_sum: int) -> ShareArray:
+def _column_sums(
+    server: Server, candidates: Candidates, blocks: list[Block], vectors: ShareArray, rows_per_sum: int
+) -> ShareArray:
     """Additive parts in Z_2^32 of all sums, by group of at most rows_per_sum rows; local.
 
     Returns uint32 (groups, nodes, 2, columns + 1).
@@ -85,7 +87,7 @@ def _column_sums(candidates: Candidates, blocks: list[Block], vectors: ShareArra
             place = start + offset
             size = min(block.rows - offset, rows_per_sum - place % rows_per_sum)
             fragment = block if size == block.rows else block[offset : offset + size]
-            part = sums_part(candidates, fragment, flat[:, :, place : place + size])
+            part = sums_part(candidates, fragment, flat[:, :, place : place + size], server.threads)
             total[place // rows_per_sum, :, :-1] += part
             offset += size
         start += block.rows

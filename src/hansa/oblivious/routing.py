@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,11 +11,16 @@ import numpy as np
 from hansa.mpc.comparison import bits_to_arithmetic
 from hansa.mpc.replicated import Address, Program, Server, pass_on, product_part, public, reshare, together
 from hansa.mpc.ring import BITS, BYTES, RING32, ShareArray, and_parities, masked_products, pack_bits, unpack_bits
+from hansa.mpc.threads import ALONE, LEAST_ROWS
 from hansa.oblivious.candidates import Candidates
 from hansa.oblivious.shared_rows import Block, routing_part
+from hansa.secure.prg import KeyStream
 
 CHUNK_ROWS = 16384
 """Rows of a vector that are masked and multiplied at a time: the working set stays in the cache."""
+
+THREADS_ROWS = 16 * CHUNK_ROWS
+"""The same of several threads, which first draw a mask each and then multiply: handing work over costs more than the cache gives."""
 
 
 def route(
@@ -40,7 +47,7 @@ def route(
     inner = np.zeros((rows, -(-one_hots.shape[1] // 8)), np.uint8)
     start = 0
     for block in blocks:
-        routing_part(block, packed, inner[start : start + block.rows])
+        routing_part(block, packed, inner[start : start + block.rows], server.threads)
         start += block.rows
     if level == 0:
         bits_part = inner[:, 0]
@@ -84,6 +91,18 @@ def _next_members(
     return np.concatenate([left, right], axis=2)
 
 
+def _draw(streams: Sequence[KeyStream], out: ShareArray, first: int, last: int) -> None:
+    """The next words of some of the streams, each its row of `out`."""
+    for place in range(first, last):
+        streams[place].words32(out.shape[1], out[place])
+
+
+def _multiply(x: ShareArray, y: ShareArray, masks: ShareArray, out: ShareArray, first: int, last: int) -> None:
+    """`masked_products` of one vector: of rows first to last."""
+    own, after = (pair[:, None, first:last] for pair in (x, masks))
+    masked_products(own[0], own[1], y[0, first:last], y[1, first:last], after[0], after[1], out[None, first:last])
+
+
 def descend(server: Server, vectors: ShareArray, left_bit: ShareArray, address: Address) -> Program[ShareArray]:
     """V_left = V left_bit, V_right = V - V_left: the next level's vectors. One round, a word an element.
 
@@ -95,16 +114,16 @@ def descend(server: Server, vectors: ShareArray, left_bit: ShareArray, address: 
     flat = vectors.reshape(2, nodes * 2, rows)
     own = server.source.stream(server.index, address, "reshare", out.nbytes)
     after = server.source.stream(server.following, address, "reshare", out.nbytes)
-    scratch = np.empty((2, 1, min(rows, CHUNK_ROWS)), np.uint32)
+    at_once = CHUNK_ROWS if server.threads is ALONE else THREADS_ROWS
+    scratch = np.empty((2, min(rows, at_once)), np.uint32)
     for j in range(nodes * 2):
-        for start in range(0, rows, CHUNK_ROWS):
-            chunk = slice(start, min(start + CHUNK_ROWS, rows))
-            size = chunk.stop - start
-            own.words32(size, scratch[0, 0])
-            after.words32(size, scratch[1, 0])
-            x = flat[:, j : j + 1, chunk]
-            y = left_bit[:, chunk]
-            masked_products(x[0], x[1], y[0], y[1], scratch[0, :, :size], scratch[1, :, :size], out[j : j + 1, chunk])
+        for start in range(0, rows, at_once):
+            size = min(at_once, rows - start)
+            threads = server.threads if size >= LEAST_ROWS else ALONE
+            threads.share(partial(_draw, (own, after), scratch[:, :size]), 2)
+            chunk = slice(start, start + size)
+            of_chunk = flat[:, j, chunk], left_bit[:, chunk], scratch[:, :size], out[j, chunk]
+            threads.share(partial(_multiply, *of_chunk), size)
     yield from pass_on(server, below[:, :nodes], address)
     np.subtract(vectors, below[:, :nodes], out=below[:, nodes:])
     return below

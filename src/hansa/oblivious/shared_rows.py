@@ -19,6 +19,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +28,7 @@ import numpy.typing as npt
 from hansa.errors import DataError, ProtocolError
 from hansa.mpc.panels import add_gemm, empty_panels, fill_panels, panel_columns, to_panels
 from hansa.mpc.ring import BITS, RING32, Ring, ShareArray, add_code_sums, add_gf2_product, pack_bits, words_for
+from hansa.mpc.threads import ALONE, LEAST_ROWS, Threads, by_rows
 from hansa.oblivious.candidates import Candidates
 from hansa.secure.prg import Algorithm, KeyStream, fresh_key
 
@@ -306,11 +308,11 @@ def _half(
     return to_panels(parts[0]), parts[1:]
 
 
-def sums_part(candidates: Candidates, block: Block, vectors: ShareArray) -> ShareArray:
+def sums_part(candidates: Candidates, block: Block, vectors: ShareArray, threads: Threads = ALONE) -> ShareArray:
     """This server's additive part of C^T V, in Z_2^32; local.
 
     Args:
-        vectors: shared, uint32 (2, vectors, rows of the block).
+        vectors: shared, uint32 (2, vectors, rows of the block). threads: of the server.
 
     Returns:
         uint32 (vectors, columns).
@@ -320,10 +322,10 @@ def sums_part(candidates: Candidates, block: Block, vectors: ShareArray) -> Shar
     for term in block.terms:
         factor = _factor(vectors, term.factor, RING32)
         if block.codes is None:
-            _add_product(term.columns, factor, out)
+            _add_product(term.columns, factor, out, threads)
             continue
         by_code = np.zeros((len(candidates.features), candidates.n_codes, len(factor)), np.uint32)
-        add_code_sums(block.codes, factor, by_code)
+        _add_code_sums(block.codes, factor, by_code, threads)
         out[:, :columns] += candidates.sums_by_column(by_code)
     return out[:, :columns]
 
@@ -339,19 +341,27 @@ def _factor(pair: ShareArray, factor: Factor, ring: Ring) -> ShareArray:
             return np.ascontiguousarray(pair[1])
 
 
-def _add_product(columns: ShareArray | Regenerated | None, vectors: ShareArray, out: ShareArray) -> None:
+def _add_code_sums(codes: npt.NDArray[np.uint16], factor: ShareArray, by_code: ShareArray, threads: Threads) -> None:
+    """Each thread takes features of its own."""
+    own = threads if len(codes) >= LEAST_ROWS else ALONE
+    own.share(lambda first, last: add_code_sums(codes, factor, by_code, first, last), codes.shape[1])
+
+
+def _add_product(
+    columns: ShareArray | Regenerated | None, vectors: ShareArray, out: ShareArray, threads: Threads
+) -> None:
     """out += C^T V for stored columns, regenerated ones, or none."""
     if columns is None:
         return
     if not isinstance(columns, Regenerated):
-        add_gemm(columns, vectors, out)
+        add_gemm(columns, vectors, out, threads)
         return
     scratch = np.empty((CHUNK_ROWS, columns.n_columns), np.uint32)
     for first, chunk in columns.chunks(scratch):
-        add_gemm(to_panels(chunk), np.ascontiguousarray(vectors[:, first : first + len(chunk)]), out)
+        add_gemm(to_panels(chunk), np.ascontiguousarray(vectors[:, first : first + len(chunk)]), out, threads)
 
 
-def routing_part(block: Block, one_hots: ShareArray, out: npt.NDArray[np.uint8]) -> None:
+def routing_part(block: Block, one_hots: ShareArray, out: npt.NDArray[np.uint8], threads: Threads = ALONE) -> None:
     """XOR parts of <C_i, onehot_n> over GF(2), into bit n of out[i]; local.
 
     Args:
@@ -359,7 +369,8 @@ def routing_part(block: Block, one_hots: ShareArray, out: npt.NDArray[np.uint8])
         out: uint8 (rows, ceil(nodes / 8)) of zeros.
     """
     for term in block.terms:
-        add_gf2_product(term.bits, _factor(one_hots, term.factor, BITS), out)
+        bits, chosen = term.bits, _factor(one_hots, term.factor, BITS)
+        by_rows(threads, partial(add_gf2_product, bits, chosen, out), len(out))
 
 
 def label_words(blocks: list[Block], output: int = 0) -> ShareArray:

@@ -360,7 +360,7 @@ def _model_of(fold: _Fold, threads: int, report: Callable[[Progress], None]) -> 
     rows = {name: part.rows() for name, part in fold.parts.items()}
     if fold.plan.coopetitive is None:
         return train_in_process(fold.plan, rows, threads=threads, report=report).outcome.model
-    model = share_in_process(fold.plan, rows, report=report).members[fold.plan.receivers[0]].model
+    model = share_in_process(fold.plan, rows, threads=threads, report=report).members[fold.plan.receivers[0]].model
     if model is None:
         raise HansaError("the run ended without a model")
     return model

@@ -60,7 +60,7 @@ def write_consortium(
     dialled = [server for server in plan.servers if direct and server != plan.hub]
     servers = dict(zip(dialled, _free_addresses(len(dialled)), strict=True))
     for name in plan.members:
-        more: dict[str, Any] = {"threads": 1}
+        more: dict[str, Any] = {"threads": threads if name in plan.servers else 1}
         if name in tables:
             more = {"threads": threads, "table": f"{name}.parquet", "ledger": f"{name}-ledger.jsonl"}
             policy = {name: getattr(HOLDER_POLICY, name) for name in ("allow_two_parties", "least_party_rows")}

@@ -539,7 +539,12 @@ def _share_in_process(
         return hub if settings.transcript is None else RecordingHub(hub, settings.transcript, hub_end(plan))
 
     run = share_in_process(
-        plan, {name: part.rows() for name, part in parts.items()}, report=note, observe=observe, wrap=wrap
+        plan,
+        {name: part.rows() for name, part in parts.items()},
+        threads=settings.threads or useful_threads(),
+        report=note,
+        observe=observe,
+        wrap=wrap,
     )
     model = run.members[plan.receivers[0]].model
     if model is None:

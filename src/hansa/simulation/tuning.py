@@ -372,7 +372,7 @@ def _on_held_out(
                 functions=settings.functions,
             )
         else:
-            share_in_process(plan, rows, report=note)
+            share_in_process(plan, rows, threads=settings.threads or useful_threads(), report=note)
     except _Pruned:
         return history, True, []
     return history, False, [] if refusal is None else [refusal]

@@ -102,11 +102,16 @@ def bytes_of(categories):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _advance(  # type: ignore[no-untyped-def]
+def advance(  # type: ignore[no-untyped-def]
     codes, missing_code, n_categories, rows, scratch, starts, ends,
     feature, bins, missing_left, leaf, build_left, child_leaf, nodes, categories, margins,
 ):  # fmt: skip
     """Part the rows of nodes that split; rows of nodes, and of children, that are leaves get their value.
+
+    Args:
+        codes: uint8 or uint16 (n_features, n_rows). missing_code, n_categories: int32 (n_features,), as `RowPartition` has them.
+        rows: uint16, of which node i's of chunk c are rows[starts[i, c] : ends[i, c]]; reordered. scratch: uint16 (rows of a chunk,).
+        feature to categories: the fields of `Level`. margins: float32 (n_rows,), increased.
 
     Returns:
         Where the rows of the next active nodes start and end, int64 (active, chunks) each; and how many rows each child has, int64
@@ -215,7 +220,7 @@ class RowPartition:
 
     def apply(self, level: Level) -> None:
         """Move rows to the next level's nodes; rows that reach a leaf get its value."""
-        self.starts, self.ends, self.child_rows = _advance(
+        self.starts, self.ends, self.child_rows = advance(
             self._codes,
             self._missing_code,
             self._n_categories,

@@ -256,6 +256,34 @@ def build_histograms_parallel(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def add_chunk(codes, columns, offsets, rows, starts, ends, packed, before, in_order, out):  # type: ignore[no-untyped-def]
+    """Add one chunk's rows to the histograms of several nodes; codes stand feature by feature, so that only those used are read.
+
+    Args:
+        codes: uint8 or uint16 (n_features, rows of the chunk), C-contiguous.
+        columns, offsets: the fields of `Layout`.
+        rows: uint16 (n,); starts, ends: int64 (nodes,): node i's rows are rows[starts[i] : ends[i]].
+        packed: int64 (planes, n_rows); `before` of the table's rows stand before this chunk. in_order: int64 (rows of the chunk or
+            more,): scratch.
+        out: int64 (nodes, planes, cells), added to.
+    """
+    for plane in range(packed.shape[0]):
+        values, at = packed[plane][before:], 0
+        for node in range(starts.shape[0]):
+            for i in range(starts[node], ends[node]):
+                in_order[at] = values[rows[i]]
+                at += 1
+        for j in range(columns.shape[0]):
+            of_column, at = codes[columns[j]], 0
+            for node in range(starts.shape[0]):
+                own, first = rows[starts[node] : ends[node]], np.uint64(at)
+                cells = out[node, plane, offsets[j] : offsets[j + 1]]
+                for i in range(own.shape[0]):
+                    cells[np.uint64(of_column[np.uint64(own[i])])] += in_order[first + np.uint64(i)]
+                at += own.shape[0]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def goes_left(code, threshold, missing, missing_left):  # type: ignore[no-untyped-def]
     """Whether a row with this code goes left. `missing` is the feature's last code or -1, so it is above every threshold."""
     return (code <= threshold) | (missing_left & (code == missing))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
-import hansa.roles.summed.rows_in_memory
+import hansa.roles.summed.row_codes
 import hansa.trees.growth
 from hansa.data.holdout import HoldOut, held_out
 from hansa.node.in_process import train_in_process
@@ -146,7 +146,7 @@ SETTINGS: dict[str, dict[str, object]] = {
 @pytest.fixture(autouse=True, scope="module")
 def _small_tables_use_threads_too():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hansa.roles.summed.rows_in_memory, "PARALLEL_VALUES", 0)
+        patch.setattr(hansa.roles.summed.row_codes, "PARALLEL_VALUES", 0)
         patch.setattr(hansa.trees.growth, "PARALLEL_CELLS", 0)
         yield
 

@@ -46,6 +46,7 @@ from hansa.roles.secure_channel import NAME_BYTES, SealedMessage
 from hansa.roles.shared.checkpoints import STARTED
 from hansa.roles.shared.evaluation import Evaluation, History, ReleaseMetric, reaches
 from hansa.roles.shared.round_keeper import GoneBack, RoundKeeper, frozen
+from hansa.roles.shared.server_threads import threads_of
 from hansa.roles.shared.sharing import (
     Counts,
     TrainingStart,
@@ -66,6 +67,7 @@ from hansa.roles.shared.sharing import (
 from hansa.roles.shared.snapshots import KeptArray, KeptModel
 from hansa.secure.keys import PairKey
 from hansa.secure.prg import Algorithm
+from hansa.trees.worker_pool import ALONE, WorkerPool
 
 MOST_AHEAD = 8
 """Rounds that another server may be ahead: the dealer waits for nobody in up to five running."""
@@ -119,6 +121,7 @@ class ComputeServer:
         observe: called with the step of every round that is over, and the bytes that it sent.
         keep: makes what keeps the rounds of boosting, where the run survives its processes.
         clock: seconds, which go on while no process runs; asked where the plan has a deadline.
+        pool: compute threads.
 
     Attributes:
         history: metric -> (rounds, value) wherever it was opened to this server; None for a value that it does not have.
@@ -140,6 +143,7 @@ class ComputeServer:
         observe: Callable[[str, int], None] = lambda _, __: None,
         keep: Keep | None = None,
         clock: Callable[[], float] = no_time,
+        pool: WorkerPool = ALONE,
     ) -> None:
         self.through = self.withheld = False
         self.metric: float | None = None
@@ -157,7 +161,7 @@ class ComputeServer:
         self._bytes = 0
         by_index = {plan.servers.index(peer): key for peer, key in keys.items()}
         self._streams = PairStreams(self.index, by_index, algorithm)
-        self._server = Server(self.index, self._streams)
+        self._server = Server(self.index, self._streams, threads_of(pool))
         self.history: History = {}
         self._clock = clock
         self._late = False

@@ -70,6 +70,7 @@ from hansa.roles.shared.receiver import Receiver
 from hansa.roles.shared.resumption import Resumption
 from hansa.roles.shared.sharing import Counts, given_values, memory_needed, settings_of, widest_candidates
 from hansa.secure.keys import RunNames
+from hansa.trees.worker_pool import ALONE, WorkerPool
 
 DEFAULT_POLICY = Policy()
 
@@ -91,7 +92,7 @@ class SharedMember:
         policy: this member's own conditions. admit: as for `Party`, where it has rows.
         memory_limit: bytes that this member has for shares, if it is a server; None does not ask.
         report: called with the run's progress, as far as this member knows it: which tree is being grown, where it is a server.
-        observe, clock: see `ComputeServer`.
+        observe, clock, pool: see `ComputeServer`.
         journal: what was kept of the run, where it survives its processes; `nonce` is then the journal's.
 
     Attributes:
@@ -117,6 +118,7 @@ class SharedMember:
         observe: Callable[[str, int], None] = lambda _, __: None,
         journal: SharedJournal | None = None,
         clock: Callable[[], float] = no_time,
+        pool: WorkerPool = ALONE,
     ) -> None:
         policy.check_plan(plan, has_rows=rows is not None)
         if name not in plan.participants:
@@ -138,6 +140,7 @@ class SharedMember:
         self._memory_limit = memory_limit
         self._report = report
         self._observe = observe
+        self._pool = pool
         self._clock = clock
         self._session = Session("member", MEMBER, "joining")
         self._held = np.zeros(0 if rows is None else rows.n_rows, np.bool_)
@@ -457,7 +460,16 @@ class SharedMember:
             others = {peer: keys.keys[peer] for peer in plan.servers if peer != self._name}
             keep = None if resumption is None else partial(resumption.keeper, self.run)
             self._server = ComputeServer(
-                plan, self._name, self._counts, others, keys.algorithm, self._grown, self._observe, keep, self._clock
+                plan,
+                self._name,
+                self._counts,
+                others,
+                keys.algorithm,
+                self._grown,
+                self._observe,
+                keep,
+                self._clock,
+                self._pool,
             )
         if self._name in plan.receivers:
             self._receiver = Receiver(plan, self._name, self._counts)

@@ -1,4 +1,4 @@
-"""A party's rows in this process: their codes, gradients and margins, and which of them stand in which node. See `party_rows`."""
+"""A party's rows in this process: their labels, gradients and margins; their codes stand beside (`row_codes`). See `party_rows`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.data.bin_counts import Layout
-from hansa.data.binning import BinnedRows, bin_groups
 from hansa.data.columns import Columns, StoredColumn, each, whole
 from hansa.data.holdout import hash_rows, held_out
 from hansa.data.quantiles import ALL_ROWS, CutRequest, Cuts, count_cells, weigh_cells
@@ -33,6 +32,7 @@ from hansa.roles.summed.custom import (
 from hansa.roles.summed.features import feature_rules, without_categories
 from hansa.roles.summed.levels import RecodedColumns, content_codes, count_levels, own_codes, told_levels
 from hansa.roles.summed.party_rows import Counts, DoesNotFit, Int64, TrainingStart
+from hansa.roles.summed.row_codes import CodeRows, RowCodes, code_in_memory
 from hansa.roles.summed.statistics import (
     MagnitudeBounds,
     balanced,
@@ -44,16 +44,12 @@ from hansa.roles.summed.statistics import (
 )
 from hansa.trees import histogram, objective
 from hansa.trees.ensemble import base_margin, predictions_from_margins
-from hansa.trees.growth import Buffers, RowPartition
 from hansa.trees.level import Level
 from hansa.trees.losses import is_softmax
 from hansa.trees.metrics import metric_sums
 from hansa.trees.row_chunks import ChunkedRows, part, spans
 from hansa.trees.sampling import draw_by_contents
 from hansa.trees.worker_pool import WorkerPool
-
-PARALLEL_VALUES = 200_000
-"""Rows times columns of a tree below which one thread builds histograms as fast as several."""
 
 _Residuals: TypeAlias = tuple[
     npt.NDArray[np.float32],
@@ -78,12 +74,20 @@ class RowsInMemory:
     Args:
         plan: as every member holds it. owner: the party. rows: its table; never leaves this object, and is let go once it is coded.
         pool: compute threads. functions: of the plan's custom objective and metric. describes: whether the run trains nothing.
+        code: makes the codes of the rows, and holds them.
 
     Raises DataError where the table is not as the plan's schema says.
     """
 
     def __init__(
-        self, plan: Plan, owner: str, rows: Columns | None, pool: WorkerPool, functions: Functions, describes: bool
+        self,
+        plan: Plan,
+        owner: str,
+        rows: Columns | None,
+        pool: WorkerPool,
+        functions: Functions,
+        describes: bool,
+        code: CodeRows = code_in_memory,
     ) -> None:
         if rows is None:
             raise DataError(f"party {owner!r} has no rows; give it its table")
@@ -97,6 +101,7 @@ class RowsInMemory:
             check_rows_apart(plan, functions, np.ascontiguousarray(rows.label), rows.weight)
         self._plan = plan
         self._pool = pool
+        self._code = code
         self._rows: Columns | None = rows
         self._large = rows.large
         self.n_rows = rows.n_rows
@@ -113,7 +118,6 @@ class RowsInMemory:
         self._evaluation = np.flatnonzero(held).astype(np.uint32)
         self._held_bits = np.packbits(held) if len(self._evaluation) else np.zeros(0, np.uint8)
         self._fixed_weights: npt.NDArray[np.int64] | None = None
-        self._buffers = Buffers()
 
     @property
     def evaluation_rows(self) -> int:
@@ -204,11 +208,10 @@ class RowsInMemory:
     def start(self, start: TrainingStart) -> None:
         self._start = start
         parameters = self._plan.parameters
-        binned = self._binned = self._bin(start.cuts)
+        self._codes = self._bin(start.cuts)
         self._fixed_weights = None
         self._per_round = parameters.trees_per_round
-        n_rows, sizes = binned.n_rows, np.diff(binned.offsets)
-        self._missing_code = np.where(binned.has_missing, sizes - 1, -1).astype(np.int32)
+        n_rows = self.n_rows
         first = [base_margin(parameters.objective, score) for score in start.base_scores]
         if start.before is not None:
             self._margins = start.before.margins(whole(self._table), self._pool.threads, self._base_margin)
@@ -231,11 +234,12 @@ class RowsInMemory:
         self._packed = np.empty((start.planes, n_rows), np.int64)
         self._tree_rows = np.empty(n_rows, np.uint16)
 
-    def _bin(self, cuts: Cuts) -> BinnedRows:
+    def _bin(self, cuts: Cuts) -> RowCodes:
         """Codes of all rows. A held-out row may lack a feature that no training row lacks: it goes right, as the model has it."""
         held = self._held_out(0, self.n_rows) if len(self._evaluation) else ALL_ROWS
         try:
-            return bin_groups(self._table.groups(), self.n_rows, cuts, self._pool.threads, held, twice=not self._large)
+            categories = self._start.rules.n_categories
+            return self._code(self._table.groups(), self.n_rows, cuts, categories, held, self._large, self._pool)
         except RowsLost:
             raise
         except DataError as error:
@@ -346,14 +350,10 @@ class RowsInMemory:
 
     def start_tree(self, output: int) -> int:
         self._output = output
-        margins, categories = self._margins[output], self._start.rules.n_categories
+        margins = self._margins[output]
         if self._plan.parameters.quantiles:  # rows get the number of their leaf first, and its value once that is known
             margins = self._leaf_of = np.zeros(self.n_rows, np.float32)
-        codes = self._binned.codes_by_feature
-        self._inside, self._outside = (
-            RowPartition(codes, self._missing_code, categories, rows, margins) for rows in self._drawn
-        )
-        return self._inside.n_rows
+        return self._codes.start_tree(*self._drawn, margins)
 
     def quantise(self, output: int, scales: objective.Scales) -> None:
         if self._gradient.shape[1]:
@@ -364,23 +364,13 @@ class RowsInMemory:
             objective.pack(gradient[0], hessian[0], scales, self._packed[:, first:end])
 
     def histograms(self, layout: histogram.Layout, positions: Int64, out: Int64) -> None:
-        partition, pool = self._inside, self._pool
-        starts, ends = partition.starts[positions], partition.ends[positions]
-        sums = self._buffers.get("sums", (pool.threads, layout.scratch))
-        columns = layout.columns
-        work = (self._binned.codes, columns, layout.offsets, layout.stride, partition.rows, starts, ends, self._packed)
-        if pool.threads > 1 and partition.n_rows * len(columns) >= PARALLEL_VALUES:
-            histogram.build_histograms_parallel(*work, sums, out, pool)
-        else:
-            histogram.build_histograms(*work, sums, out)
+        self._codes.histograms(layout, positions, self._packed, out)
 
     def move(self, level: Level) -> Int64:
-        self._inside.apply(level)
-        return self._inside.child_rows
+        return self._codes.move(level)
 
     def follow(self, level: Level) -> None:
-        if self._outside.n_rows:
-            self._outside.apply(level)
+        self._codes.follow(level)
 
     # --- quantiles of residuals ---------------------------------------------------------------------------------------
 
@@ -421,9 +411,9 @@ class RowsInMemory:
             held += [self._labels, self._weights, self._base_margin]
         else:
             weights = None if self._kept_weights is None else self._kept_weights.values
-            held += [self._kept_labels.values, weights, self._margins, self._binned.codes]
+            held += [self._kept_labels.values, weights, self._margins]
         found = 0
-        for array in held:
+        for array in itertools.chain(held, () if self._rows is not None else self._codes.arrays()):
             if array is not None:
                 found = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data, found)
         return found

@@ -1,0 +1,133 @@
+"""The codes of a party's rows, and where the rows stand in the tree that grows: what `rows_in_memory` asks of who holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from hansa.data.binning import BinnedRows, bin_groups
+from hansa.data.quantiles import Cuts
+from hansa.trees import histogram
+from hansa.trees.growth import Buffers, RowPartition
+from hansa.trees.histogram import Int64
+from hansa.trees.level import Level
+from hansa.trees.row_chunks import ChunkedRows
+from hansa.trees.worker_pool import WorkerPool
+
+PARALLEL_VALUES = 200_000
+"""Rows times columns of a tree below which one thread builds histograms as fast as several."""
+
+
+class RowCodes(Protocol):
+    """The codes of one party's rows. They never leave the party.
+
+    Calls come by tree: `start_tree`, then by level `histograms`, `move`, `follow`.
+    """
+
+    def start_tree(self, inside: ChunkedRows, outside: ChunkedRows, margins: npt.NDArray[np.float32]) -> int:
+        """All rows at the root of a tree. Returns how many rows it trains on.
+
+        Args:
+            inside: the rows trained on. outside: all others, which share an array with them. Both are reordered.
+            margins: float32 (n_rows,): increased by the leaf values as leaves appear.
+        """
+
+    def histograms(self, layout: histogram.Layout, positions: Int64, packed: Int64, out: Int64) -> None:
+        """Write the histograms of the active nodes at `positions` to out, int64 (positions, planes, cells).
+
+        Args:
+            packed: int64 (planes, n_rows), the same through a tree.
+        """
+
+    def move(self, level: Level) -> Int64:
+        """The rows trained on move to the next level; int64 (2 splits,): how many reach each child."""
+
+    def follow(self, level: Level) -> None:
+        """All other rows move to the next level, as `move` was told."""
+
+    def arrays(self) -> Iterator[npt.NDArray[Any]]:
+        """All codes, in the order in which they are held."""
+
+
+Groups = Iterable[tuple[int, npt.NDArray[np.float32]]]
+"""As `data.columns.Columns.groups`."""
+
+CodeRows = Callable[
+    [Groups, int, Cuts, npt.NDArray[np.int32], npt.NDArray[np.bool_], bool, WorkerPool],
+    RowCodes,
+]
+"""(features, rows, cuts, categories of each feature, held-out rows or `ALL_ROWS`, whether memory counts more than time, threads) ->
+their codes. Raises DataError as `binning.bin_groups`; RowsLost where the features cannot be read any more."""
+
+
+def missing_codes(cuts: Cuts) -> npt.NDArray[np.int32]:
+    """The code of each feature that means missing, or -1: int32 (n_features,)."""
+    return np.where(cuts.has_missing, cuts.n_codes - 1, -1).astype(np.int32)
+
+
+def code_in_memory(
+    groups: Groups,
+    n_rows: int,
+    cuts: Cuts,
+    n_categories: npt.NDArray[np.int32],
+    held: npt.NDArray[np.bool_],
+    large: bool,
+    pool: WorkerPool,
+) -> RowCodes:
+    """`CodeRows` into this process's memory."""
+    binned = bin_groups(groups, n_rows, cuts, pool.threads, held, twice=not large)
+    return CodesInMemory(binned, missing_codes(cuts), n_categories, pool)
+
+
+class CodesInMemory:
+    """See `RowCodes`.
+
+    Args:
+        binned: the codes. missing, n_categories: int32 (n_features,): the code that means missing, or -1; categories, 0 of a feature
+            that has none. pool: compute threads.
+    """
+
+    def __init__(
+        self,
+        binned: BinnedRows,
+        missing: npt.NDArray[np.int32],
+        n_categories: npt.NDArray[np.int32],
+        pool: WorkerPool,
+    ) -> None:
+        self._binned = binned
+        self._missing = missing
+        self._n_categories = n_categories
+        self._pool = pool
+        self._buffers = Buffers()
+
+    def start_tree(self, inside: ChunkedRows, outside: ChunkedRows, margins: npt.NDArray[np.float32]) -> int:
+        codes = self._binned.codes_by_feature
+        self._inside, self._outside = (
+            RowPartition(codes, self._missing, self._n_categories, rows, margins) for rows in (inside, outside)
+        )
+        return self._inside.n_rows
+
+    def histograms(self, layout: histogram.Layout, positions: Int64, packed: Int64, out: Int64) -> None:
+        partition, pool = self._inside, self._pool
+        starts, ends = partition.starts[positions], partition.ends[positions]
+        sums = self._buffers.get("sums", (pool.threads, layout.scratch))
+        columns = layout.columns
+        work = (self._binned.codes, columns, layout.offsets, layout.stride, partition.rows, starts, ends, packed)
+        if pool.threads > 1 and partition.n_rows * len(columns) >= PARALLEL_VALUES:
+            histogram.build_histograms_parallel(*work, sums, out, pool)
+        else:
+            histogram.build_histograms(*work, sums, out)
+
+    def move(self, level: Level) -> Int64:
+        self._inside.apply(level)
+        return self._inside.child_rows
+
+    def follow(self, level: Level) -> None:
+        if self._outside.n_rows:
+            self._outside.apply(level)
+
+    def arrays(self) -> Iterator[npt.NDArray[Any]]:
+        yield self._binned.codes

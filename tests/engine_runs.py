@@ -1,0 +1,63 @@
+"""Whole runs of three parties whose rows are held in some way, of every kind of plan: what an engine must not change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from conversation import Conversation
+from hansa.data.holdout import hash_subjects
+from hansa.roles.summed.rows_in_memory import RowsInMemory
+from made_tables import NAMES, coded, plan, spread, table
+
+PARTIES = NAMES[:3]
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "logistic, weights, held-out rows": {"weighted": True, "evaluation": 0.2, "eval_metric": ["logloss", "auc"]},
+    "softmax, categories, lossguide": {
+        "objective": "multi:softprob", "categories": True, "grow_policy": "lossguide", "max_leaves": 5,
+    },
+    "quantiles, two trees a round": {"objective": "reg:quantileerror", "num_parallel_tree": 2, "weighted": True},
+    "sampled rows and columns": {
+        "subsample": 0.6, "colsample_bytree": 0.8, "colsample_bynode": 0.7, "evaluation": 0.2, "eval_metric": ["logloss"],
+    },
+    "parties balanced": {"balance": "parties", "objective": "count:poisson"},
+    "masked": {"mode": "secure-aggregation", "weighted": True},
+    "held out by an id": {"evaluation": 0.3, "eval_metric": ["auc"]},
+}  # fmt: skip
+
+BY_ID = "held out by an id"
+
+
+class Listening(Conversation):
+    """A conversation that keeps what parties send."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.sent: list[tuple[str, bytes]] = []
+        super().__init__(*arguments, **options)
+
+    def submit(self, name: str, frame: bytes) -> None:
+        self.sent.append((name, frame))
+        super().submit(name, frame)
+
+
+def talked(setting: str, hold: Any = RowsInMemory) -> Listening:
+    """A whole run of three parties; `hold` keeps the rows of each."""
+    given = SETTINGS[setting]
+    rows = table(420, given.get("objective", "binary:logistic"), weighted=given.get("weighted", False))
+    rows = coded(rows) if given.get("categories") else rows
+    agreed = plan(PARTIES, **given)
+    if setting == BY_ID:
+        agreed = replace(agreed, schema=replace(agreed.schema, id="site"))
+        rows = replace(rows, subject=hash_subjects(f"site {row // 5}" for row in range(rows.n_rows)))
+    talk = Listening(agreed, spread(rows, np.arange(rows.n_rows) % 3), hold=hold)
+    talk.finish()
+    return talk
+
+
+def same(talk: Listening, other: Listening, setting: str) -> bool:
+    """Whether two runs sent and gave the same. What is masked differs: keys are fresh."""
+    frames = setting == "masked" or talk.sent == other.sent
+    return frames and talk.aggregator.outcome.model == other.aggregator.outcome.model
