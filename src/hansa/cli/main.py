@@ -435,12 +435,22 @@ def tune(
 
 @main.command()
 @click.option("--report", type=PATH, default=Path("report.html"), show_default=True, help="Where to put the pictures.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--console", "consoles", is_flag=True, help="Open the operators' consoles while the three modes train.")
+@click.option("--open", "browse", is_flag=True, help="With --console: open them in a browser, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; with --console, one a line.")
 @long_running
-def demo(report: Path, as_json: bool) -> None:
-    """Three simulated telecom operators, and the real breast-cancer table: alone against together."""
-    from hansa.cli.demo import run_demo
+def demo(report: Path, consoles: bool, browse: bool, as_json: bool) -> None:
+    """Three simulated telecom operators, and the real breast-cancer table: alone against together.
 
+    With --console: the operators alone, each with a service and a console, until a signal ends them; no report is written.
+    """
+    from hansa.cli.demo import run_consoles, run_demo
+
+    if browse and not consoles:
+        raise HansaError("--open goes with --console; add it, or leave --open out")
+    if consoles:
+        run_consoles(as_json, browse)
+        return
     _check_outputs({"--report": report})
     run_demo(report, as_json)
 
