@@ -435,7 +435,7 @@ def test_no_answer_is_a_fault_of_the_console(
     desk = _shared_desk(folder, tmp_path_factory)
     purpose = "sign-in z"
     site = site_of("localhost", {"localhost"}, tls=False, port=7490)
-    answer = json.loads(_PASSKEY[0].show(desk.console.passkeys.ask(site, purpose)))
+    answer = json.loads(_PASSKEY[0].show(json.loads(bytes(desk.console.passkeys.ask(site, purpose)))))
     holder = answer if field in answer else answer["response"]
     if holder[field] == to:
         return

@@ -15,8 +15,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
+import msgspec
 import webauthn
 from webauthn.helpers import base64url_to_bytes, bytes_to_base64url, parse_client_data_json
 from webauthn.helpers.structs import (
@@ -128,8 +128,8 @@ class Passkeys:
         self._member = member
         self._challenges = Challenges(clock)
 
-    def ask_new(self, account: Account, site: Site, purpose: str) -> dict[str, Any]:
-        """What a browser is asked, to make a passkey for an account."""
+    def ask_new(self, account: Account, site: Site, purpose: str) -> msgspec.Raw:
+        """What a browser is asked, as JSON, to make a passkey for an account."""
         options = webauthn.generate_registration_options(
             rp_id=site.name,
             rp_name=f"Hansa, {self._member}",
@@ -142,7 +142,7 @@ class Passkeys:
             ),
             exclude_credentials=[PublicKeyCredentialDescriptor(base64url_to_bytes(own)) for own in account.passkeys],
         )
-        return _plain(webauthn.options_to_json(options))
+        return msgspec.Raw(webauthn.options_to_json(options).encode())
 
     def add(self, account: Account, site: Site, purpose: str, name: str, answer: str) -> Passkey:
         """Keep the passkey that a browser made. Raises IdentityError."""
@@ -174,8 +174,8 @@ class Passkeys:
         self._book.put_passkey(passkey)
         return passkey
 
-    def ask(self, site: Site, purpose: str, passkeys: Iterable[str] = ()) -> dict[str, Any]:
-        """What a browser is asked, to show one of these passkeys; any of this site where none is named."""
+    def ask(self, site: Site, purpose: str, passkeys: Iterable[str] = ()) -> msgspec.Raw:
+        """What a browser is asked, as JSON, to show one of these passkeys; any of this site where none is named."""
         options = webauthn.generate_authentication_options(
             rp_id=site.name,
             challenge=self._challenges.new(purpose),
@@ -183,7 +183,7 @@ class Passkeys:
             allow_credentials=[PublicKeyCredentialDescriptor(base64url_to_bytes(own)) for own in passkeys],
             user_verification=UserVerificationRequirement.REQUIRED,
         )
-        return _plain(webauthn.options_to_json(options))
+        return msgspec.Raw(webauthn.options_to_json(options).encode())
 
     def shown(self, site: Site, purpose: str, answer: str, account: str = "") -> Passkey:
         """The passkey that a browser showed.
@@ -240,11 +240,6 @@ class Passkeys:
     def _handle(self, account: str) -> bytes:
         """By which an authenticator tells accounts apart, 32 bytes: not a name, and another one at each member's console."""
         return hashlib.sha256(f"hansa console\0{self._member}\0{account}".encode()).digest()
-
-
-def _plain(options: str) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads(options)
-    return read
 
 
 def _refused(error: Exception) -> IdentityError:

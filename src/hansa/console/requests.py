@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 from starlette.datastructures import UploadFile
@@ -47,6 +46,6 @@ def wants_json(request: Request) -> bool:
     return "application/json" in request.headers.get("accept", "")
 
 
-def as_json(content: Mapping[str, Any], status: int) -> Response:
+def as_json(content: Mapping[str, object], status: int) -> Response:
     """An answer for a program."""
     return Response(msgspec.json.encode(content), status, media_type="application/json")
