@@ -470,8 +470,11 @@ def describe(table: Path, save: Path | None, report: Path | None, as_json: bool,
     from hansa.node.files import warn
     from hansa.simulation.description import describe_table
     from hansa.simulation.training import read_training
+    from hansa.views.drawing import check_drawing
 
     _check_outputs({"--save": save, "--report": report}, table=table)
+    if report is not None:
+        check_drawing()
     given = read_training(table, seed=0, rounds=1, threads=None, **options)
     found, warnings = describe_table(given.table, given.settings, given.classes)
     warn(warnings)
@@ -596,10 +599,13 @@ def _run(
     from hansa.node.config import read_member_file
     from hansa.node.events import Ended
     from hansa.node.run import check_command, run
+    from hansa.views.drawing import check_drawing
 
     if report is not None and save is None:
         raise HansaError("--report goes with --describe; give both, or neither")
     _check_outputs({"--describe": save, "--report": report}, member_file=member_file)
+    if report is not None:
+        check_drawing()
     found: list[Description] = []
     with _telling(as_json) as tell:
         described = read_member_file(member_file, asking())
