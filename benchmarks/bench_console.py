@@ -150,7 +150,7 @@ def sign_in(page: Any, address: str) -> None:
     page.goto(f"{address}/sign-in")
     page.get_by_label("Name").fill("officer")
     page.get_by_label("Password").fill(PASSWORD)
-    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("button", name="Sign in", exact=True).click()
     page.get_by_role("heading", name="Home").wait_for()
 
 

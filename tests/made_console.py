@@ -49,19 +49,19 @@ class Desk:
         self.member = Member(file, Store(file.name, file.state, file.database), Book(file.state))
         self.sessions = Sessions(self.member.book, self.clock)
         self.console = Console(
-            self.member, self.sessions, {"127.0.0.1"}, tls=False, port=7490, streams=Streams(look_s=0.01)
+            self.member, self.sessions, {"127.0.0.1", "localhost"}, tls=False, port=7490, streams=Streams(look_s=0.01)
         )
 
-    def client(self) -> TestClient:
+    def client(self, address: str = ADDRESS) -> TestClient:
         """A browser that nobody has signed in with."""
-        return TestClient(self.console.app, base_url=ADDRESS, follow_redirects=False, raise_server_exceptions=False)
+        return TestClient(self.console.app, base_url=address, follow_redirects=False, raise_server_exceptions=False)
 
-    def signed_in(self, role: Role = "officer", name: str = "") -> TestClient:
+    def signed_in(self, role: Role = "officer", name: str = "", address: str = ADDRESS) -> TestClient:
         """A browser with an account of this role signed in."""
         who = name or f"{role}-1"
         if self.member.book.account(who) is None:
             self.member.book.put_account(account_of(who, role, PASSWORD))
-        client = self.client()
+        client = self.client(address)
         answer = client.post("/sign-in", data={"name": who, "password": PASSWORD})
         assert answer.status_code == 303, answer.text
         return client

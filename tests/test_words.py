@@ -71,6 +71,7 @@ PLAIN = [
     r"letter-spacing",
     r"address\.named\(\"beta\"\)",
     r"rng\.beta",
+    r"ResidentKeyRequirement|resident_key",
     r"Phones hear|do not hear",
     r"\"patience_s\": \"reconnect_timeout_s\"",
 ]

@@ -57,6 +57,19 @@ def test_the_object_and_the_file_are_those_of_the_library(table, tmp_path, mode)
     assert "<b>north" not in shown
     assert "&lt;b&gt;north" in shown
     assert not any(word in shown for word in ("http:", "https:", "src=", "@import"))
+    # Every column has a picture, drawn as all others are.
+    assert shown.count("<figure>") == len(found.columns)
+    assert shown.count('<g id="') >= len(found.columns)
+    for column in found.columns:
+        assert f"{column.rows:,} rows without a value" in shown
+    assert ("How far each party" in shown) == (mode == "federated")
+
+
+def test_a_page_needs_what_draws(table, tmp_path, monkeypatch):
+    monkeypatch.setattr("hansa.views.drawing.can_draw", lambda: False)
+    done = command("describe", table, *GIVEN, "--report", tmp_path / "page.html")
+    assert_refused(done, "hansa[views]")
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_the_tables_have_features_categories_and_members(table):

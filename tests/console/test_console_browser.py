@@ -104,8 +104,23 @@ class Person:
         self.go("/")
         self.page.get_by_label("Name").fill(name)
         self.page.get_by_label("Password").fill(PASSWORD)
-        self.page.get_by_role("button", name="Sign in").click()
+        self.page.get_by_role("button", name="Sign in", exact=True).click()
         self.page.get_by_role("heading", name="Home").wait_for()
+
+    def has_authenticator(self) -> tuple[Any, str]:
+        """Chromium's own authenticator in software, which verifies its person: a connection to it, and its name there."""
+        tools = self.context.new_cdp_session(self.page)
+        tools.send("WebAuthn.enable")
+        options = {
+            "protocol": "ctap2",
+            "transport": "internal",
+            "hasResidentKey": True,
+            "hasUserVerification": True,
+            "isUserVerified": True,
+            "automaticPresenceSimulation": True,
+        }
+        made = tools.send("WebAuthn.addVirtualAuthenticator", {"options": options})
+        return tools, made["authenticatorId"]
 
     def bring(self, file: Path) -> None:
         self.page.get_by_role("link", name="Plans").click()
@@ -231,7 +246,18 @@ def _whole(chromium: Any, consoles: dict[str, ConsoleProcess], folder: Path, pro
         assert person.faults == []
 
 
-PATHS = ("/", "/consortium", "/plans", "/new-plan", "/drafts/cells", "/runs", "/records", "/actions", "/settings")
+PATHS = (
+    "/",
+    "/consortium",
+    "/plans",
+    "/new-plan",
+    "/drafts/cells",
+    "/runs",
+    "/records",
+    "/actions",
+    "/settings",
+    "/account",
+)
 MOST_SERIOUS = ("critical", "serious")
 
 
@@ -383,6 +409,69 @@ def test_a_page_is_used_by_keyboard_alone(filled: tuple[ConsoleProcess, list[str
             "Models",
             "Records",
             "Settings",
-            "Sign out",
+            "officer (officer)",
         ]
         assert person.faults == []
+
+
+def test_an_officer_signs_in_and_approves_by_a_passkey(tmp_path: Path):
+    folder = make_consortium(tmp_path)
+    file = write_service(folder, "aurora", 7465)
+    accounts_of(file, officer="officer")
+    identity = load_identity(folder / f"{HUB}.identity")
+    proposal = folder / "proposal.json"
+    write_proposal(proposal, propose(parse_plan(PLAN, "plan"), read_pinned(folder / "members.toml"), identity))
+    console = ConsoleProcess(file)
+    try:
+        with browser() as chromium:
+            _by_passkey(chromium, console.address.replace("127.0.0.1", "localhost"), proposal)
+    finally:
+        console.stop()
+
+
+def _by_passkey(chromium: Any, address: str, proposal: Path) -> None:
+    person = Person(chromium, address)
+    tools, authenticator = person.has_authenticator()
+    person.sign_in("officer")
+    page = person.page
+    page.get_by_role("link", name="officer (officer)").click()
+    page.get_by_label("What to call it").fill("laptop")
+    page.get_by_label("Your password").fill(PASSWORD)
+    person.press("Add a passkey")
+    person.sees("the passkey laptop is added")
+    (kept,) = tools.send("WebAuthn.getCredentials", {"authenticatorId": authenticator})["credentials"]
+    assert (kept["isResidentCredential"], kept["rpId"]) == (True, "localhost")
+    page.get_by_label("Your password").last.fill(PASSWORD)
+    person.press("Switch the password off")
+    person.sees("is switched off")
+    page.get_by_role("button", name="Sign out").click()
+
+    # Nobody types anything.
+    page.get_by_role("button", name="Sign in with a passkey").click()
+    page.get_by_role("heading", name="Home").wait_for()
+    person.bring(proposal)
+    person.press("Approve")
+    person.sees("is approved by aurora")
+    page.goto(f"{address}actions")
+    person.sees("signed in from 127.0.0.1 by the passkey laptop")
+    person.sees("(confirmed by the passkey laptop)")
+    assert person.faults == []
+
+    # Who is there is not verified to be the officer: nothing is sent.
+    tools.send("WebAuthn.setUserVerified", {"authenticatorId": authenticator, "isUserVerified": False})
+    page.goto(f"{address}account")
+    page.get_by_label("What to call it").fill("another")
+    page.get_by_role("button", name="Add a passkey").click()
+    page.get_by_role("alert").get_by_text("No passkey was shown").wait_for()
+    tools.send("WebAuthn.setUserVerified", {"authenticatorId": authenticator, "isUserVerified": True})
+
+    # A copy of the passkey, whose counter stayed behind.
+    (kept,) = tools.send("WebAuthn.getCredentials", {"authenticatorId": authenticator})["credentials"]
+    tools.send("WebAuthn.clearCredentials", {"authenticatorId": authenticator})
+    copy = {**kept, "signCount": 1}
+    tools.send("WebAuthn.addCredential", {"authenticatorId": authenticator, "credential": copy})
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_role("button", name="Sign in with a passkey").click()
+    person.sees("did not grow: there may be a copy of it")
+    page.goto(f"{address}account")
+    page.get_by_role("heading", name="Sign in").wait_for()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import inspect
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import nbformat
 import pytest
@@ -18,6 +22,7 @@ from postgresql import USER
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FOLDER = EXAMPLES / "notebooks"
 POSTGRESQL = EXAMPLES / "postgresql.ipynb"
+VIEWS, MARIMO = EXAMPLES / "views.ipynb", EXAMPLES / "views_marimo.py"
 NUMBER = re.compile(r"-?\d[\d.,]*(?:e[+-]?\d+)?")
 AGAIN = "the outputs in the file are old; run: python examples/notebooks/execute.py"
 
@@ -60,6 +65,45 @@ def test_the_notebook_of_postgresql_runs_on_a_server(postgresql, execution, tmp_
     for name, value in (settings | {"PASSWORD": postgresql.password}).items():
         monkeypatch.setenv(f"PG{name}", value)
     assert_gives_its_outputs(execution, POSTGRESQL, tmp_path)
+
+
+def test_the_notebook_of_views_shows_tables_and_pictures(execution, tmp_path):
+    assert_gives_its_outputs(execution, VIEWS, tmp_path)
+    shown = [
+        output.data["text/html"]
+        for cell in nbformat.read(VIEWS, as_version=4).cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if "text/html" in output.get("data", {})
+    ]
+    assert len(shown) == 3
+    assert ["<svg" in html for html in shown] == [False, True, True]
+    assert all("<table>" in html for html in shown)
+    assert not any(re.search(r"""(src|href)\s*=\s*["']\s*(https?:)?//|<script""", html) for html in shown)
+
+
+def test_the_marimo_notebook_has_the_cells_of_jupyters(monkeypatch):
+    """marimo itself is no dependency: a stand-in runs its cells in order, by the names that they take and give back."""
+    cells = []
+    app = SimpleNamespace(cell=lambda function: cells.append(function) or function)
+    monkeypatch.setitem(sys.modules, "marimo", SimpleNamespace(App=lambda **_: app))
+    spec = importlib.util.spec_from_file_location("views_marimo", MARIMO)
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    known: dict[str, Any] = {}
+    for cell in cells:
+        (node,) = ast.parse(inspect.getsource(cell)).body
+        assert isinstance(node, ast.FunctionDef)
+        given = node.body[-1]
+        assert isinstance(given, ast.Return)
+        assert isinstance(given.value, ast.Tuple)
+        values = cell(**{name: known[name] for name in inspect.signature(cell).parameters})
+        names = [ast.unparse(each) for each in given.value.elts]
+        assert not known.keys() & set(names), "marimo refuses a name that two cells give"
+        known |= dict(zip(names, values, strict=True))
+    assert len(cells) == sum(cell.cell_type == "code" for cell in nbformat.read(VIEWS, as_version=4).cells)
+    assert all("<table>" in known[name]._repr_html_() for name in ("described", "run", "found"))
 
 
 def test_from_postgresql_to_a_model_it_is_fifteen_lines():

@@ -26,11 +26,16 @@ ROLE_NAMES = ("viewer", "operator", "officer")
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `hansa account list --json` prints of an account, one line each."""
+    """What `hansa account list --json` prints of an account, one line each.
+
+    `password` is whether one signs in, `passkeys` how many do.
+    """
 
     name: str
     role: str
     changed: str
+    password: bool
+    passkeys: int
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,7 +109,7 @@ def account() -> None:
 @click.option("--role", type=click.Choice(ROLE_NAMES), required=True, help="What it may do.")
 @click.option("--password-file", type=EXISTING, help="File of mode 0600 with the password; default: a prompt.")
 def set_(name: str, service_file: Path, role: str, password_file: Path | None) -> None:
-    """Make the account NAME, or give it another role and password. Sessions that it has end."""
+    """Make the account NAME, or give it another role and password; its passkeys stay. Sessions that it has end."""
     from hansa.node.config import read_password
 
     with _needing_packages():
@@ -128,7 +133,7 @@ def set_(name: str, service_file: Path, role: str, password_file: Path | None) -
 @click.argument("name")
 @SERVICE
 def remove(name: str, service_file: Path) -> None:
-    """Remove the account NAME. Sessions that it has end."""
+    """Remove the account NAME and its passkeys. Sessions that it has end."""
     book = _book(service_file)
     book.remove_account(name)
     book.note("command", "account remove", name, "removed", done=True)
@@ -141,9 +146,16 @@ def remove(name: str, service_file: Path) -> None:
 def list_(service_file: Path, as_json: bool) -> None:
     """List accounts."""
     for own in _book(service_file).accounts():
-        listed = Listed(name=own.name, role=own.role, changed=own.changed)
+        listed = Listed(
+            name=own.name, role=own.role, changed=own.changed, password=bool(own.hashed), passkeys=len(own.passkeys)
+        )
         text = json.dumps(msgspec.to_builtins(listed))
-        click.echo(text if as_json else printable(f"{listed.name}: {listed.role}, set {listed.changed}"))
+        means = [
+            *(["password"] if listed.password else []),
+            *([f"{listed.passkeys} passkeys"] if listed.passkeys else []),
+        ]
+        told = f"{listed.name}: {listed.role}, set {listed.changed}, signs in by {' or '.join(means)}"
+        click.echo(text if as_json else printable(told))
 
 
 @account.command("actions")

@@ -1,9 +1,13 @@
-"""`hansa demo`: every case's tables on the terminal, and a page with the pictures."""
+"""`hansa demo`: every case's tables on the terminal, and a page with the pictures; or the operators' consoles."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import tempfile
+import webbrowser
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -11,15 +15,14 @@ import msgspec
 
 from hansa.cli import output
 from hansa.errors import HansaError
+from hansa.printable import printable
 
 
 def run_demo(report_path: Path, as_json: bool) -> None:
     """Run all cases; print a table each and write the page with the pictures."""
-    try:
+    with _needing("demo"):
         from hansa.demo.cases import CASES, case_result, run_case
         from hansa.demo.report import write_report
-    except ImportError as error:
-        raise HansaError(f"the demo needs {error.name}; install hansa[demo]", cure="install hansa[demo]") from error
     results = []
     summaries = {}
     for case in CASES:
@@ -41,3 +44,38 @@ def run_demo(report_path: Path, as_json: bool) -> None:
         click.echo(json.dumps(msgspec.to_builtins(summaries), allow_nan=False))
     else:
         click.echo(f"pictures: {report_path}")
+
+
+def run_consoles(as_json: bool, browse: bool) -> None:
+    """Train the first case, in every mode, with a console open at each operator, until a signal ends it."""
+    with _needing("demo", "console", "service"):
+        importlib.import_module("hansa.console.server")  # what the consoles' processes need is told here
+        from hansa.demo.cases import CASES
+        from hansa.demo.consoles import OpenConsole, PlanChanged, show_case
+
+    def tell(what: OpenConsole | PlanChanged) -> None:
+        if as_json:
+            output.print_line(what)
+        elif isinstance(what, OpenConsole):
+            click.echo(printable(f"{what.member}'s console, for an operator, once: {what.link}"))
+        elif what.state == "waiting":
+            click.echo(printable(f"{what.plan}: given to the service of {what.member}"))
+        else:
+            click.echo(printable(f"{what.plan}: {what.state} at {what.member}: {what.text}"))
+        if browse and isinstance(what, OpenConsole):
+            webbrowser.open(what.link)
+
+    with tempfile.TemporaryDirectory(prefix="hansa-demo-") as folder:
+        if not as_json:
+            click.echo("Ctrl-C ends services and consoles, and removes what they hold.")
+        show_case(CASES[0], Path(folder), tell)
+
+
+@contextlib.contextmanager
+def _needing(*extras: str) -> Iterator[None]:
+    """Say what is to be installed where a package is missing. Raises HansaError."""
+    try:
+        yield
+    except ImportError as error:
+        cure = f"install hansa[{','.join(extras)}]"
+        raise HansaError(f"the demo needs {error.name}; {cure}", cure=cure) from error

@@ -435,12 +435,22 @@ def tune(
 
 @main.command()
 @click.option("--report", type=PATH, default=Path("report.html"), show_default=True, help="Where to put the pictures.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--console", "consoles", is_flag=True, help="Open the operators' consoles while the three modes train.")
+@click.option("--open", "browse", is_flag=True, help="With --console: open them in a browser, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; with --console, one a line.")
 @long_running
-def demo(report: Path, as_json: bool) -> None:
-    """Three simulated telecom operators, and the real breast-cancer table: alone against together."""
-    from hansa.cli.demo import run_demo
+def demo(report: Path, consoles: bool, browse: bool, as_json: bool) -> None:
+    """Three simulated telecom operators, and the real breast-cancer table: alone against together.
 
+    With --console: the operators alone, each with a service and a console, until a signal ends them; no report is written.
+    """
+    from hansa.cli.demo import run_consoles, run_demo
+
+    if browse and not consoles:
+        raise HansaError("--open goes with --console; add it, or leave --open out")
+    if consoles:
+        run_consoles(as_json, browse)
+        return
     _check_outputs({"--report": report})
     run_demo(report, as_json)
 
@@ -460,8 +470,11 @@ def describe(table: Path, save: Path | None, report: Path | None, as_json: bool,
     from hansa.node.files import warn
     from hansa.simulation.description import describe_table
     from hansa.simulation.training import read_training
+    from hansa.views.drawing import check_drawing
 
     _check_outputs({"--save": save, "--report": report}, table=table)
+    if report is not None:
+        check_drawing()
     given = read_training(table, seed=0, rounds=1, threads=None, **options)
     found, warnings = describe_table(given.table, given.settings, given.classes)
     warn(warnings)
@@ -586,10 +599,13 @@ def _run(
     from hansa.node.config import read_member_file
     from hansa.node.events import Ended
     from hansa.node.run import check_command, run
+    from hansa.views.drawing import check_drawing
 
     if report is not None and save is None:
         raise HansaError("--report goes with --describe; give both, or neither")
     _check_outputs({"--describe": save, "--report": report}, member_file=member_file)
+    if report is not None:
+        check_drawing()
     found: list[Description] = []
     with _telling(as_json) as tell:
         described = read_member_file(member_file, asking())

@@ -66,6 +66,11 @@ class Session:
     used: float
     told: str = ""
 
+    @property
+    def confirms(self) -> bool:
+        """Whether its account has a passkey, by which what needs an officer is confirmed each time."""
+        return self.account is not None and bool(self.account.passkeys)
+
     def may(self, role: Role) -> bool:
         """Whether it may do what needs this role."""
         return ROLES.index(self.role) >= ROLES.index(role)
@@ -101,7 +106,7 @@ class Sessions:
 
     def __init__(self, book: Book, clock: Callable[[], float] = time.monotonic) -> None:
         self._book = book
-        self._clock = clock
+        self.clock = clock
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
         self._link = ""
@@ -133,7 +138,11 @@ class Sessions:
         return self._begin(LINK, "operator", None)
 
     def sign_in(self, name: str, password: str, address: str) -> str:
-        """The cookie of a new session.
+        """The cookie of a new session. Raises IdentityError where name and password do not fit; TooManyTries."""
+        return self.begin(self.checked(name, password, address))
+
+    def checked(self, name: str, password: str, address: str) -> Account:
+        """The account whose name and password these are.
 
         Passwords are looked at one after another: each look takes much memory, and what fails counts before the next one begins.
 
@@ -145,14 +154,22 @@ class Sessions:
             if self.tries.blocked(f"account {name[:100]}") or self.tries.blocked(f"address {address}"):
                 raise TooManyTries(f"too many wrong passwords; wait {TRIES_S:.0f} seconds")
             account = self._book.account(name)
-            right = _fits(_NOBODY if account is None else account.hashed, password)
+            right = _fits(_NOBODY if account is None or not account.hashed else account.hashed, password)
             if account is None or not right:
                 self.tries.failed(f"account {name[:100]}")
                 self.tries.failed(f"address {address}")
                 raise IdentityError("name and password do not fit")
         finally:
             self._looking.release()
+        return account
+
+    def begin(self, account: Account) -> str:
+        """The cookie of a new session of somebody who has shown who they are."""
         return self._begin(account.name, account.role, account)
+
+    def changed(self, session: Session) -> None:
+        """Have a session go on whose owner changed its account just now; others of the account end."""
+        session.account = self._book.account(session.who)
 
     def find(self, cookie: str) -> Session | None:
         """Whose cookie it is; None where the session is over, or the account was changed or removed since."""
@@ -161,7 +178,7 @@ class Sessions:
             session = self._sessions.get(key)
             if session is None:
                 return None
-            now = self._clock()
+            now = self.clock()
             if now - session.used > IDLE_S or now - session.began > LONGEST_S:
                 del self._sessions[key]
                 return None
@@ -173,7 +190,7 @@ class Sessions:
 
     def stands(self, session: Session) -> bool:
         """Whether a session is still one, which a stream of events asks for as long as it is open; that is no use of it."""
-        now = self._clock()
+        now = self.clock()
         over = now - session.used > IDLE_S or now - session.began > LONGEST_S
         with self._lock:
             known = any(own is session for own in self._sessions.values())
@@ -186,7 +203,7 @@ class Sessions:
             self._sessions.pop(_digest(cookie), None)
 
     def _begin(self, who: str, role: Role, account: Account | None) -> str:
-        token, now = secrets.token_urlsafe(32), self._clock()
+        token, now = secrets.token_urlsafe(32), self.clock()
         with self._lock:
             while len(self._sessions) >= MOST_SESSIONS:
                 del self._sessions[next(iter(self._sessions))]

@@ -14,18 +14,19 @@ import msgspec
 from markupsafe import Markup, escape
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from hansa.console.accounts import Session, Sessions, TooManyTries
-from hansa.console.actions import Form
 from hansa.console.guard import Guard
 from hansa.console.live import Streams
-from hansa.console.member import Asked, Member, NotThere
+from hansa.console.member import Member, NotThere
 from hansa.console.openapi import document
+from hansa.console.own_account import OwnAccount, confirming
 from hansa.console.pages import ACTS, DOWNLOADS, PAGES, Act, Download, Page, api_path, live_path
+from hansa.console.passkeys import Passkeys, Site, site_of
+from hansa.console.requests import address_of, as_json, asked_of, form_of, wants_json
 from hansa.errors import HansaError, IdentityError
 from hansa.printable import printable, size
 from hansa.version import __version__
@@ -35,13 +36,13 @@ STATIC = {
     "console.css": "text/css; charset=utf-8",
     "htmx.min.js": "text/javascript; charset=utf-8",
     "htmx-sse.min.js": "text/javascript; charset=utf-8",
+    "passkeys.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
     "LICENSE-htmx": "text/plain; charset=utf-8",
 }
 """Files that pages name, and what they are."""
 
 FOREVER = "public, max-age=31536000, immutable"
-MOST_FIELDS = 500
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -74,7 +75,8 @@ class Console:
     ) -> None:
         self.member = member
         self.sessions = sessions
-        self._tls = tls
+        self.passkeys = Passkeys(member.book, member.name, sessions.clock)
+        self._hosts, self._tls, self._port = frozenset(hosts), tls, port
         self._cookie = f"{'__Host-' if tls else ''}hansa-{port}"
         self.streams = streams or Streams()
         self._static = dict(_static())
@@ -82,6 +84,7 @@ class Console:
         routes = [
             Route("/static/{version}/{name}", self._serve_static),
             Route("/sign-in", self._sign_in, methods=["GET", "POST"]),
+            *OwnAccount(self).routes(),
             Route("/enter", self._enter),
             Route("/sign-out", self._sign_out, methods=["POST"]),
             Route("/api/openapi.json", self._describe),
@@ -104,58 +107,83 @@ class Console:
             },
         )
         inner.router.redirect_slashes = False  # a path with one more slash is none of this console's
-        self.app = Guard(inner, hosts, tls)
+        self.app = Guard(inner, self._hosts, tls)
 
     # Who asks
 
-    def _session(self, request: Request) -> Session | None:
+    def session_of(self, request: Request) -> Session | None:
+        """Who asks; None where nobody is signed in."""
         cookie = request.cookies.get(self._cookie)
         return None if cookie is None else self.sessions.find(cookie)
 
-    def _signed_in(self, cookie: str) -> Response:
+    def signed_in(self, cookie: str) -> Response:
+        """The answer that begins a session."""
         answer = RedirectResponse("/", 303)
-        answer.set_cookie(self._cookie, cookie, path="/", secure=self._tls, httponly=True, samesite="strict")
+        self.put_cookie(answer, "", cookie)
         return answer
+
+    def put_cookie(self, answer: Response, name: str, value: str, seconds: int | None = None) -> None:
+        """Give a browser a cookie of this console: its session's, or by a name of its own one that it keeps for so many seconds."""
+        answer.set_cookie(
+            self._cookie + name, value, max_age=seconds, path="/", secure=self._tls, httponly=True, samesite="strict"
+        )
+
+    def cookie_of(self, request: Request, name: str) -> str:
+        """A cookie that `put_cookie` gave by this name."""
+        return request.cookies.get(self._cookie + name, "")
+
+    def site_of(self, request: Request) -> Site:
+        """Where the browser has this console. Raises IdentityError where no passkey can be for it."""
+        return site_of(request.headers["host"], self._hosts, tls=self._tls, port=self._port)
 
     async def _enter(self, request: Request) -> Response:
         """The link of the start."""
         if request.method != "GET":
             return await self._nothing(request, HansaError())
         try:
-            cookie = self.sessions.enter(request.query_params.get("token", ""), _address(request))
+            cookie = self.sessions.enter(request.query_params.get("token", ""), address_of(request))
         except IdentityError as error:
             if not isinstance(error, TooManyTries):
                 await run_in_threadpool(self.member.book.note, "", "enter", "", str(error), done=False)
-            return self._render("sign_in.html.j2", None, status=403, title="Sign in", told=str(error))
+            return self.refused_sign_in(request, str(error))
         await run_in_threadpool(
             self.member.book.note, "link", "enter", "", "signed in by the link of the start", done=True
         )
-        return self._signed_in(cookie)
+        return self.signed_in(cookie)
 
     async def _sign_in(self, request: Request) -> Response:
         if request.method != "POST":
-            return self._render("sign_in.html.j2", None, title="Sign in", told="")
-        form = await _form_of(request)
+            return self.refused_sign_in(request, "", 200)
+        form = await form_of(request)
         name, password = form.get("name"), form.get("password")
-        address = _address(request)
+        address = address_of(request)
         note = self.member.book.note
         try:
             cookie = await run_in_threadpool(self.sessions.sign_in, name, password, address)
         except IdentityError as error:
             if not isinstance(error, TooManyTries):
                 await run_in_threadpool(note, name, "sign-in", "", f"{error} (from {address})", done=False)
-            if _wants_json(request):
-                return _json({"error": str(error)}, 403)
-            return self._render("sign_in.html.j2", None, status=403, title="Sign in", told=str(error))
+            return self.refused_sign_in(request, str(error))
         await run_in_threadpool(note, name, "sign-in", "", f"signed in from {address}", done=True)
-        return self._signed_in(cookie)
+        return self.signed_in(cookie)
+
+    def refused_sign_in(self, request: Request, text: str, status: int = 403) -> Response:
+        """The page to sign in, and why nobody is."""
+        if text and wants_json(request):
+            return as_json({"error": text}, status)
+        try:
+            self.site_of(request)
+            numbered = ""
+        except IdentityError as error:
+            numbered = str(error)
+        return self.render("sign_in.html.j2", None, status=status, title="Sign in", told=text, numbered=numbered)
 
     async def _sign_out(self, request: Request) -> Response:
-        session = self._session(request)
+        session = self.session_of(request)
         if session is not None:
-            form = await _form_of(request)
+            form = await form_of(request)
             if form.get("csrf") != session.csrf:
-                return await self._no_token(request, session, "sign-out")
+                return await self.no_token(request, session, "sign-out")
             self.sessions.end(request.cookies[self._cookie])
             await run_in_threadpool(self.member.book.note, session.who, "sign-out", "", "signed out", done=True)
         answer = RedirectResponse("/sign-in", 303)
@@ -166,13 +194,13 @@ class Console:
 
     def _page(self, page: Page) -> Endpoint:
         async def show(request: Request) -> Response:
-            session = self._session(request)
+            session = self.session_of(request)
             if session is None:
                 return RedirectResponse("/sign-in", 303)
-            view = await run_in_threadpool(page.view, self.member, _asked(request))
+            view = await run_in_threadpool(page.view, self.member, asked_of(request))
             told, session.told = session.told, ""
             return await run_in_threadpool(
-                self._render,
+                self.render,
                 page.template,
                 session,
                 title=page.title,
@@ -186,21 +214,21 @@ class Console:
 
     def _json(self, page: Page) -> Endpoint:
         async def show(request: Request) -> Response:
-            if self._session(request) is None:
-                return _json({"error": "sign in first"}, 401)
-            view = await run_in_threadpool(page.view, self.member, _asked(request))
+            if self.session_of(request) is None:
+                return as_json({"error": "sign in first"}, 401)
+            view = await run_in_threadpool(page.view, self.member, asked_of(request))
             return Response(msgspec.json.encode(view), media_type="application/json")
 
         return show
 
     def _live(self, page: Page) -> Endpoint:
         async def show(request: Request) -> Response:
-            session = self._session(request)
+            session = self.session_of(request)
             if session is None:
-                return _json({"error": "sign in first"}, 401)
+                return as_json({"error": "sign in first"}, 401)
             if self.streams.full:
-                return _json({"error": "too many pages are open; this one does not change by itself"}, 503)
-            asked = _asked(request)
+                return as_json({"error": "too many pages are open; this one does not change by itself"}, 503)
+            asked = asked_of(request)
             await run_in_threadpool(
                 page.view, self.member, asked
             )  # refuses what is not there, before the stream begins
@@ -219,10 +247,10 @@ class Console:
 
     def _download(self, download: Download) -> Endpoint:
         async def offer(request: Request) -> Response:
-            session = self._session(request)
+            session = self.session_of(request)
             if session is None:
                 return RedirectResponse("/sign-in", 303)
-            found = await run_in_threadpool(download.offer, self.member, _asked(request))
+            found = await run_in_threadpool(download.offer, self.member, asked_of(request))
             headers = {"Content-Type": found.kind}
             if found.policy:
                 headers["Content-Security-Policy"] = found.policy
@@ -236,64 +264,77 @@ class Console:
 
     def _act(self, act: Act) -> Endpoint:
         async def take(request: Request) -> Response:
-            session = self._session(request)
+            session = self.session_of(request)
             if session is None:
                 return (
                     RedirectResponse("/sign-in", 303)
-                    if not _wants_json(request)
-                    else _json({"error": "sign in first"}, 401)
+                    if not wants_json(request)
+                    else as_json({"error": "sign in first"}, 401)
                 )
-            form = await _form_of(request, session.who)
+            form = await form_of(request, session.who)
             about = " ".join(str(value) for value in request.path_params.values())
             note = self.member.book.note
             if form.get("csrf") != session.csrf:
-                return await self._no_token(request, session, act.name)
+                return await self.no_token(request, session, act.name)
             if not session.may(act.role):
                 text = f"this needs the role {act.role}, and {session.who} is {session.role}"
                 await run_in_threadpool(note, session.who, act.name, about, text, done=False)
-                return self._say(request, session, text, 403)
+                return self.say(request, session, text, 403)
+            confirmed = ""
+            if act.role == "officer" and session.confirms:
+                try:
+                    purpose = confirming(session, request.url.path)
+                    passkey = await run_in_threadpool(
+                        self.passkeys.shown, self.site_of(request), purpose, form.get("confirm"), session.who
+                    )
+                except IdentityError as error:
+                    await run_in_threadpool(note, session.who, act.name, about, str(error), done=False)
+                    return self.say(request, session, str(error), 403)
+                confirmed = f" (confirmed by the passkey {passkey.name})"
             try:
                 done = await run_in_threadpool(act.do, self.member, form)
             except HansaError as error:
                 await run_in_threadpool(note, session.who, act.name, about, str(error), done=False)
-                return self._say(request, session, str(error), 404 if isinstance(error, NotThere) else 422)
-            await run_in_threadpool(note, session.who, act.name, done.about, done.text, done=True)
-            if _wants_json(request):
-                return _json(msgspec.to_builtins(done), 200)
+                return self.say(request, session, str(error), 404 if isinstance(error, NotThere) else 422)
+            await run_in_threadpool(note, session.who, act.name, done.about, done.text + confirmed, done=True)
+            if wants_json(request):
+                return as_json(msgspec.to_builtins(done), 200)
             session.told = f"{done.text} {done.secret}".strip()
             return RedirectResponse(done.to, 303)
 
         return take
 
-    async def _no_token(self, request: Request, session: Session, what: str) -> Response:
+    async def no_token(self, request: Request, session: Session, what: str) -> Response:
+        """The answer to a form that is of another session, which is noted."""
         text = "this form is of another session; go back, load the page again, and send it anew"
         await run_in_threadpool(self.member.book.note, session.who, what, "", text, done=False)
-        return self._say(request, session, text, 403)
+        return self.say(request, session, text, 403)
 
     async def _describe(self, request: Request) -> Response:
         """The document of all endpoints."""
-        if self._session(request) is None:
-            return _json({"error": "sign in first"}, 401)
+        if self.session_of(request) is None:
+            return as_json({"error": "sign in first"}, 401)
         return Response(document(), media_type="application/json")
 
     # Answers
 
-    def _say(self, request: Request, session: Session | None, text: str, status: int) -> Response:
-        if _wants_json(request) or request.url.path.startswith(("/api/", "/live/")):
-            return _json({"error": text}, status)
-        return self._render("refused.html.j2", session, status=status, title="Not done", text=text, told="")
+    def say(self, request: Request, session: Session | None, text: str, status: int) -> Response:
+        """An answer that says why something was not done."""
+        if wants_json(request) or request.url.path.startswith(("/api/", "/live/")):
+            return as_json({"error": text}, status)
+        return self.render("refused.html.j2", session, status=status, title="Not done", text=text, told="")
 
     async def _refused(self, request: Request, error: Exception) -> Response:
-        return self._say(request, self._session(request), str(error), 404 if isinstance(error, NotThere) else 422)
+        return self.say(request, self.session_of(request), str(error), 404 if isinstance(error, NotThere) else 422)
 
     async def _nothing(self, request: Request, error: Exception) -> Response:
         status = getattr(error, "status_code", 404)
         text = "there is no such page" if status in (404, 405) else "this request cannot be read"
-        return self._say(request, self._session(request), text, status)
+        return self.say(request, self.session_of(request), text, status)
 
     async def _broken(self, request: Request, _: Exception) -> Response:
-        return self._say(
-            request, self._session(request), "something is wrong in the console itself; its log says what", 500
+        return self.say(
+            request, self.session_of(request), "something is wrong in the console itself; its log says what", 500
         )
 
     async def _serve_static(self, request: Request) -> Response:
@@ -302,7 +343,8 @@ class Console:
             return await self._nothing(request, HansaError())
         return Response(found.content, headers={"Content-Type": found.kind, "Cache-Control": FOREVER})
 
-    def _render(self, template: str, session: Session | None, *, status: int = 200, **values: Any) -> Response:
+    def render(self, template: str, session: Session | None, *, status: int = 200, **values: Any) -> Response:
+        """A page made of a template."""
         pages = [page for page in PAGES if page.heading]
         whole = {
             "session": session,
@@ -314,38 +356,6 @@ class Console:
         }
         text = self._templates.get_template(template).render(**whole | values)
         return Response(text, status, media_type="text/html")
-
-
-def _address(request: Request) -> str:
-    return request.client.host if request.client else ""
-
-
-def _asked(request: Request) -> Asked:
-    return Asked({**dict(request.query_params), **{key: str(value) for key, value in request.path_params.items()}})
-
-
-async def _form_of(request: Request, who: str = "") -> Form:
-    """A form's fields, and its file, if one came."""
-    values: dict[str, str] = {}
-    several: dict[str, list[str]] = {}
-    content = b""
-    async with request.form(max_files=1, max_fields=MOST_FIELDS, max_part_size=2**20) as form:
-        for key, value in form.multi_items():
-            if isinstance(value, UploadFile):
-                content = await value.read()
-            else:
-                values[key] = value
-                several.setdefault(key, []).append(value)
-    values |= {key: str(value) for key, value in request.path_params.items()}
-    return Form(values, {key: tuple(each) for key, each in several.items()}, content, who)
-
-
-def _wants_json(request: Request) -> bool:
-    return "application/json" in request.headers.get("accept", "")
-
-
-def _json(content: Mapping[str, Any], status: int) -> Response:
-    return Response(msgspec.json.encode(content), status, media_type="application/json")
 
 
 def _static() -> Iterable[tuple[str, StaticFile]]:

@@ -1,7 +1,12 @@
-"""Consortium: its members with what people compare by telephone, the versions of its file, and invitations."""
+"""Consortium: members with what people compare by telephone, versions of its file, invitations, and changes of members and keys.
+
+A change is a version of the consortium's file that several sign. Until all have it lies beside the file that this member holds, which
+everything else reads and which has no version that lacks a signature.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -11,15 +16,36 @@ from cryptography import x509
 from hansa.console.actions import Done, Form, Offered
 from hansa.console.member import Asked, Member, NotThere
 from hansa.console.signing import asks_passphrase, signer
-from hansa.consortium.identity import fingerprint
-from hansa.consortium.invitations import DEFAULT_DAYS, invite
-from hansa.consortium.members import Members
-from hansa.consortium.versions import is_consortium, read_consortium
+from hansa.consortium.envelopes import envelope_of
+from hansa.consortium.identity import CARD_FILE, Card, fingerprint, load_identity, read_fingerprint
+from hansa.consortium.invitations import DEFAULT_DAYS, answer_of, invite
+from hansa.consortium.key_files import Unlocking
+from hansa.consortium.members import read_members
+from hansa.consortium.versions import Consortium as Signed
+from hansa.consortium.versions import (
+    Version,
+    added,
+    consortium_of,
+    is_consortium,
+    merged,
+    read_consortium,
+    removed,
+    revoked,
+    rotated,
+    signed,
+    write_consortium,
+)
 from hansa.consortium.words import words_of
-from hansa.errors import PlanError
+from hansa.errors import HansaError, PlanError
 from hansa.files import make_folder, read_whole, write_whole
 from hansa.plan import MEMBER_NAME
 from hansa.service.config import Consortium
+from hansa.service.proposals import alone
+
+ONLY = "only"
+"""Stands for the name of a member's one consortium, which has none, in paths."""
+
+_FILE = "the file"
 
 
 class MemberKeys(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,6 +78,37 @@ class RevokedShown(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     reason: str
 
 
+class ChangeShown(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A change that is under way: the version that it is, which not all have signed yet.
+
+    Attributes:
+        kind, members: what it changes, of whom. signed_by: who signed. missing: who still has to, for each way in which it can be
+            whole. cards: of the members that it adds or gives another card. signs: whether this member's key is among those.
+    """
+
+    version: int
+    created: datetime
+    kind: str
+    members: tuple[str, ...]
+    signed_by: tuple[str, ...]
+    missing: tuple[tuple[str, ...], ...]
+    cards: tuple[MemberKeys, ...]
+    signs: bool
+
+
+class NewKeys(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Other keys of this member that `hansa init` made, in a folder beside those of now.
+
+    renewed: whether the identity key is that of now, and only the certificate is another one.
+    """
+
+    folder: str
+    fingerprint: str
+    words: str
+    valid_until: datetime
+    renewed: bool
+
+
 class ConsortiumShown(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One consortium of this member.
 
@@ -59,6 +116,7 @@ class ConsortiumShown(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         name: in the service's file; empty where it has one alone. called: its name in its file; empty where members stand in a members
             file, which nobody signs. digest: of the members, as `hansa members` prints it. members, versions, revoked: of it.
         hub: where the hub listens or is found. passphrase: whether one is asked for to sign. invited: members with an invitation here.
+        change: of members or keys that is under way, or None. new_keys: that this member could take.
     """
 
     name: str
@@ -70,6 +128,8 @@ class ConsortiumShown(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     hub: str
     passphrase: bool
     invited: tuple[str, ...]
+    change: ChangeShown | None
+    new_keys: tuple[NewKeys, ...]
 
 
 class ConsortiumView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,8 +144,8 @@ def consortium(member: Member, _: Asked) -> ConsortiumView:
 
 
 def _shown(member: Member, own: Consortium) -> ConsortiumShown:
-    signed = is_consortium(own.members_path)
-    versions = read_consortium(own.members_path).versions if signed else ()
+    by_all = is_consortium(own.members_path)
+    versions = read_consortium(own.members_path).versions if by_all else ()
     standing = own.members.standing
     folder = _folder(member, own)
     return ConsortiumShown(
@@ -111,10 +171,55 @@ def _shown(member: Member, own: Consortium) -> ConsortiumShown:
         hub=own.hub,
         passphrase=asks_passphrase(own),
         invited=tuple(sorted(path.stem for path in folder.glob("*.json"))) if folder.is_dir() else (),
+        change=_change_shown(member, own) if by_all else None,
+        new_keys=tuple(_new_keys(own)) if by_all else (),
     )
 
 
-def _keys(members: Members, own: str) -> list[MemberKeys]:
+def _change_shown(member: Member, own: Consortium) -> ChangeShown | None:
+    pending = _pending(member, own)
+    if pending is None:
+        return None
+    head, before = pending.head, own.members
+    new = {name: card for name, card in head.members.items() if before.get(name) != card}
+    return ChangeShown(
+        version=head.predicate.version,
+        created=head.predicate.created,
+        kind=head.change.kind,
+        members=head.change.members,
+        signed_by=tuple(sorted(head.signatures)),
+        missing=_ways_left(head),
+        cards=tuple(_keys(new, own.identity.name)),
+        signs=any(head.change.keys[name] == own.identity.identity for way in _ways_left(head) for name in way),
+    )
+
+
+def _ways_left(head: Version) -> tuple[tuple[str, ...], ...]:
+    """Who still has to sign a version, for each way in which it can be whole; the shortest first."""
+    left = {tuple(sorted(way - head.signatures.keys())) for way in head.change.enough}
+    return tuple(sorted(left, key=lambda way: (len(way), way)))
+
+
+def _new_keys(own: Consortium) -> Iterator[NewKeys]:
+    """Folders beside that of this member's keys which hold another card of it."""
+    for path in sorted(own.folder.absolute().parent.iterdir()):
+        try:
+            cards = tuple(read_members(path / CARD_FILE).values()) if (path / CARD_FILE).is_file() else ()
+        except HansaError:
+            continue  # no card of a member
+        for card in cards[:1]:
+            if card.name == own.identity.name and card not in (own.identity, own.members.get(card.name)):
+                (shown,) = _keys({card.name: card}, "")
+                yield NewKeys(
+                    folder=path.name,
+                    fingerprint=shown.fingerprint,
+                    words=shown.words,
+                    valid_until=shown.valid_until,
+                    renewed=card.identity == own.identity.identity,
+                )
+
+
+def _keys(members: Mapping[str, Card], own: str) -> list[MemberKeys]:
     return [
         MemberKeys(
             name=name,
@@ -129,11 +234,7 @@ def _keys(members: Members, own: str) -> list[MemberKeys]:
 
 def invite_member(member: Member, form: Form) -> Done:
     """Write an invitation; its code is told once, to the person who asked."""
-    own, name = member.service.consortium(form.get("consortium")), form.get("name").strip()
-    if not is_consortium(own.members_path):
-        raise PlanError(
-            f"{own.members_path.name}: is a members file, which nobody signs; found a consortium by `hansa consortium found` to invite"
-        )
+    own, name = _signed(member, form), form.get("name").strip()
     days = form.get("days") or str(DEFAULT_DAYS)
     if not days.isascii() or not days.isdigit() or len(days) > 4:
         raise PlanError("days: write a whole number")
@@ -150,6 +251,152 @@ def invite_member(member: Member, form: Form) -> Done:
     )
 
 
+def add_member(member: Member, form: Form) -> Done:
+    """Add the member whose answer to an invitation of this one came back."""
+    own = _signed(member, form)
+    held = _held(member, own)
+    if not form.file:
+        raise PlanError("no file came; choose the answer that the invited member sent")
+    identity = signer(own, form.get("passphrase"))
+    card, invitation = answer_of(envelope_of(form.file, _FILE), _FILE, held, identity)
+    return _put(member, own, added(held, [card], [invitation], identity), f"{card.name} is to be a member", card.name)
+
+
+def remove_member(member: Member, form: Form) -> Done:
+    """Remove a member that leaves; nobody's key is revoked by that."""
+    own, name = _signed(member, form), form.get("member")
+    _sure(form)
+    made = removed(_held(member, own), name, signer(own, form.get("passphrase")))
+    return _put(member, own, made, f"{name} is to be a member no more", name)
+
+
+def revoke_key(member: Member, form: Form) -> Done:
+    """Have nobody trust a key any more: a member's present one, and then it is none, or one that it had before."""
+    own, name = _signed(member, form), form.get("member")
+    _sure(form)
+    key = read_fingerprint(form.get("key").strip()) if form.get("key").strip() else None
+    made = revoked(_held(member, own), name, form.get("reason").strip(), signer(own, form.get("passphrase")), key)
+    return _put(member, own, made, f"a key of {name} is to be trusted no more", name)
+
+
+def rotate_keys(member: Member, form: Form) -> Done:
+    """Take other keys, which `hansa init` made in a folder beside those of now: a new identity key, or a renewed certificate."""
+    own, folder = _signed(member, form), form.get("folder")
+    _sure(form)
+    held = _held(member, own)
+    if folder not in {each.folder for each in _new_keys(own)}:
+        raise NotThere(f"{folder!r:.80} holds no other keys of {own.identity.name}; make them by `hansa init`")
+    old = signer(own, form.get("passphrase"))
+    new = load_identity(
+        own.folder.absolute().parent / folder, Unlocking(own.key_file, lambda _: form.get("passphrase"))
+    )
+    made = rotated(held, new, [new] if old.public == new.public else [old, new])
+    what = f"{new.name} has other keys: write identity = {folder!r} into the service's file"
+    return _put(member, own, made, what, new.name)
+
+
+def bring_file(member: Member, form: Form) -> Done:
+    """Take another member's copy of the consortium's file: its signatures, or a version that goes on from the one held here."""
+    own = _signed(member, form)
+    if not form.file:
+        raise PlanError("no file came; choose the consortium's file as another member sent it")
+    held, pending = read_consortium(own.members_path), _pending(member, own)
+    known = merged(held, *(() if pending is None else (pending,)))
+    made = merged(known, consortium_of(form.file, _FILE))
+    if made == known:
+        raise PlanError("the file holds no version and no signature that is not here; ask for a newer one")
+    head = made.head
+    what = f"version {head.predicate.version}: {', '.join(head.change.members)} {head.change.kind}"
+    return _put(member, own, made, what, head.digest)
+
+
+def sign_change(member: Member, form: Form) -> Done:
+    """Sign the change that is under way."""
+    own = _signed(member, form)
+    _sure(form)
+    pending = _pending(member, own)
+    if pending is None:
+        raise NotThere("no change of members or keys is under way here")
+    made = signed(pending, signer(own, form.get("passphrase")))
+    what = f"version {made.head.predicate.version} is signed by {own.identity.name}"
+    return _put(member, own, made, what, made.head.digest)
+
+
+def drop_change(member: Member, form: Form) -> Done:
+    """Drop the change that is under way, here; what others signed of it stays with them."""
+    own = _signed(member, form)
+    pending = _pending(member, own)
+    if pending is None:
+        raise NotThere("no change of members or keys is under way here")
+    _change_path(member, own).unlink(missing_ok=True)
+    return Done(text="the change is dropped here; tell who signed it", to="/consortium", about=pending.head.digest)
+
+
+def consortium_file(member: Member, asked: Asked) -> Offered:
+    """The consortium's file as this member holds it, or with the change that is under way: for the others."""
+    for own in member.service.consortia:
+        if (own.name or ONLY) == asked.get("consortium") and is_consortium(own.members_path):
+            pending = _change_path(member, own)
+            path = pending if pending.is_file() else own.members_path
+            return Offered(name="consortium.json", kind="application/json", content=read_whole(path))
+    raise NotThere("there is no such consortium, or its members stand in a members file")
+
+
+def _signed(member: Member, form: Form) -> Consortium:
+    """The consortium that a form is about. Raises PlanError where its members stand in a file that nobody signs."""
+    own = member.service.consortium(form.get("consortium"))
+    if not is_consortium(own.members_path):
+        raise PlanError(
+            f"{own.members_path.name}: is a members file, which nobody signs; found a consortium by `hansa consortium create` "
+            "to invite, and to change members and keys"
+        )
+    return own
+
+
+def _sure(form: Form) -> None:
+    if form.get("sure") != "yes":
+        raise PlanError("nothing was done: tick that you are sure, once you have read who signs")
+
+
+def _held(member: Member, own: Consortium) -> Signed:
+    """The consortium that a change follows. Raises PlanError where one is under way."""
+    if _pending(member, own) is not None:
+        raise PlanError("a change of members or keys is under way; finish it or drop it first")
+    return read_consortium(own.members_path)
+
+
+def _pending(member: Member, own: Consortium) -> Signed | None:
+    """The consortium with the change that is under way; None where there is none, or the file held here has gone past it."""
+    path = _change_path(member, own)
+    if not path.is_file():
+        return None
+    pending = read_consortium(path)
+    return pending if len(pending.versions) > len(read_consortium(own.members_path).versions) else None
+
+
+def _put(member: Member, own: Consortium, made: Signed, what: str, about: str) -> Done:
+    """Keep a changed consortium: beside the member's file as long as somebody still has to sign, and else in its place."""
+    path, missing = _change_path(member, own), made.head.missing
+    ways = "; or ".join(", ".join(way) for way in _ways_left(made.head))
+    with alone(path.parent):
+        merged(read_consortium(own.members_path), made)  # it goes on from the file as it is now
+        if missing:
+            write_consortium(path, made)
+        else:
+            write_consortium(own.members_path, made)
+            path.unlink(missing_ok=True)
+    next_ = (
+        f"still to sign: {ways}. Save the file, send it to each, and bring here what comes back"
+        if missing
+        else "all that must have signed: save the file, and send it to every member. The service takes it when it is started again"
+    )
+    return Done(text=f"{what}; {next_}", to="/consortium", about=about)
+
+
+def _change_path(member: Member, own: Consortium) -> Path:
+    return member.service.state / "changes" / f"{own.name or ONLY}.json"
+
+
 def invitation_file(member: Member, asked: Asked) -> Offered:
     """An invitation, to be sent to the member that it is for."""
     name = asked.get("member")
@@ -162,4 +409,4 @@ def invitation_file(member: Member, asked: Asked) -> Offered:
 
 
 def _folder(member: Member, own: Consortium) -> Path:
-    return member.service.state / "invitations" / (own.name or "only")
+    return member.service.state / "invitations" / (own.name or ONLY)

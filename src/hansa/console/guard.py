@@ -137,7 +137,7 @@ def _name(host: str) -> str:
 
 def _most(scope: Scope) -> int:
     """Bytes that a post to this path may have."""
-    return MOST_SIGN_IN if scope["path"] == "/sign-in" else MOST_BODY
+    return MOST_SIGN_IN if scope["path"].startswith("/sign-in") else MOST_BODY
 
 
 def _limited(receive: Receive, most: int) -> Receive:

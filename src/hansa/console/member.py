@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from hansa.console.book import Book
+from hansa.console.checked_logs import CheckedLogs
 from hansa.consortium.audit_checks import LogReport
 from hansa.errors import HansaError
 from hansa.node.proposals import Listed
@@ -61,7 +62,7 @@ class Member:
 
     Attributes:
         file: its service's file, as it was read last. store: the database of runs. book: accounts and actions of the console.
-        verified: by consortium the length of its log when it was checked last, and what was found.
+        verified: by consortium the length of its log when somebody had it checked last, and what was found. logs: as pages check them.
         listed: by consortium the proposals that were brought here, and the state of the files that they were read from.
     """
 
@@ -70,6 +71,7 @@ class Member:
     book: Book
     verified: dict[str, tuple[int, LogReport]] = field(default_factory=dict)
     listed: dict[str, tuple[tuple[object, ...], Listed]] = field(default_factory=dict)
+    logs: CheckedLogs = field(default_factory=CheckedLogs)
 
     _read: tuple[int, ...] = field(init=False, default=())
 

@@ -21,7 +21,6 @@ from hansa.consortium.audit_checks import (
     CheckedLog,
     Comparison,
     LogReport,
-    check_log,
     checked,
     compare_logs,
     entries_of,
@@ -89,7 +88,7 @@ class EntryShown(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class RunRecordView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One run as the log has it, which was checked as a whole for this page.
+    """One run as the log has it, which was checked for this page (`checked_logs` says how far).
 
     Attributes:
         run: as the service keeps it. entries: of the log. report: whether a signed report was made.
@@ -126,7 +125,7 @@ def actions(member: Member, asked: Asked) -> ActionsView:
 def record(member: Member, asked: Asked) -> RunRecordView:
     """One run out of the log. Raises NotThere; StateError, IdentityError where the log does not hold."""
     run, consortium = _run(member, asked.get("run"))
-    log = _checked_log(member, consortium)
+    log = _checked_log(member, consortium, whole=False)
     return RunRecordView(
         run=run,
         entries=tuple(_shown(place, *told(entry), entry.at) for place, entry in entries_of(log, find_run(log, run.id))),
@@ -220,11 +219,11 @@ def _run(member: Member, name: str) -> tuple[ServiceRun, Consortium]:
     return run, member.service.consortium(run.consortium)
 
 
-def _checked_log(member: Member, consortium: Consortium) -> CheckedLog:
+def _checked_log(member: Member, consortium: Consortium, *, whole: bool = True) -> CheckedLog:
     path = member.service.audit_of(consortium)
     if not path.is_file():
         raise NotThere("this member has no log yet; its first run begins it")
-    return check_log(path, consortium.members)
+    return member.logs.look(path, consortium.members, whole=whole)
 
 
 def _log(member: Member, consortium: Consortium) -> LogShown:

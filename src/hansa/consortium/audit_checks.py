@@ -143,70 +143,101 @@ def check_log(path: Path, members: Members | None = None) -> CheckedLog:
 
 def checked(content: bytes, path: Path, members: Members | None = None) -> CheckedLog:
     """`check_log` of a log's bytes; `path` is for errors."""
-    tree = new_tree()
-    entries: list[Entry] = []
-    first: LogBegun | None = None
-    keys: list[bytes] = []
-    last: object = None
-    for number, line, raw in lines_of(content, path):
-        last = line
-        if isinstance(line, Head):
-            if first is None:
-                raise damaged(path, number, "a head comes before every entry")
-            check_head(line, tree, keys[-1], path, number)
-            continue
-        if (first is None) != isinstance(line, LogBegun):
-            raise damaged(path, number, "a log begins with its member, and says so once")
-        if isinstance(line, LogBegun):
-            first = line
-        if isinstance(line, LogBegun | IdentityReplaced):
-            keys.append(bytes.fromhex(line.identity))
-        tree.append_entry(raw)
-        entries.append(line)
-    if first is None or not isinstance(last, Head):
-        raise damaged(path, content.count(b"\n"), "it does not end in a signed head")
-    known = members is None or (
-        first.member in members
-        and members[first.member].identity == keys[-1]
-        and all(members.had(first.member, key) for key in keys)
-    )
-    if not known:
-        raise IdentityError(
-            f"{path}: says to be the log of {first.member!r}, under another identity than the members file has; compare fingerprints",
-            member=first.member,
+    check = LogCheck(path, members)
+    check.take(content)
+    return check.log()
+
+
+class LogCheck:
+    """A log that is checked part by part, as it grows: what is taken goes on from what was taken before.
+
+    It says nothing of bytes that were taken and are changed since: whoever keeps one has to know that they were not.
+
+    Args:
+        path: for errors. members: as `check_log` takes them.
+    """
+
+    def __init__(self, path: Path, members: Members | None = None) -> None:
+        self._path, self._members = path, members
+        self._tree = new_tree()
+        self._entries: list[Entry] = []
+        self._first: LogBegun | None = None
+        self._keys: list[bytes] = []
+        self._lines = 0
+        self._seen: dict[tuple[str, str], dict[str, CheckpointJson]] = {}
+
+    def take(self, content: bytes) -> None:
+        """Check the lines that follow those before, up to a signed head. Raises as `check_log`; nothing can be taken after that."""
+        path, tree, last, start, before = self._path, self._tree, None, len(self._entries), self._lines
+        for number, line, raw in lines_of(content, path, before):
+            last, self._lines = line, number
+            if isinstance(line, Head):
+                if self._first is None:
+                    raise damaged(path, number, "a head comes before every entry")
+                check_head(line, tree, self._keys[-1], path, number)
+                continue
+            if (self._first is None) != isinstance(line, LogBegun):
+                raise damaged(path, number, "a log begins with its member, and says so once")
+            if isinstance(line, LogBegun):
+                self._first = line
+            if isinstance(line, LogBegun | IdentityReplaced):
+                self._keys.append(bytes.fromhex(line.identity))
+            tree.append_entry(raw)
+            self._entries.append(line)
+        first, members, keys = self._first, self._members, self._keys
+        if first is None or not isinstance(last, Head):
+            raise damaged(path, before + content.count(b"\n"), "it does not end in a signed head")
+        known = members is None or (
+            first.member in members
+            and members[first.member].identity == keys[-1]
+            and all(members.had(first.member, key) for key in keys)
         )
-    found = CheckedLog(path, first.member, keys[-1], tree.get_root(1), tuple(entries), tree.get_root)
-    _check_shown(found, keys, members)
-    return found
+        if not known:
+            raise IdentityError(
+                f"{path}: says to be the log of {first.member!r}, under another identity than the members file has; "
+                "compare fingerprints",
+                member=first.member,
+            )
+        self._check_shown(self.log(), start)
 
+    def log(self) -> CheckedLog:
+        """What was taken so far. Raises StateError where that is nothing."""
+        if self._first is None:
+            raise damaged(self._path, 0, "it does not end in a signed head")
+        tree = self._tree
+        return CheckedLog(
+            self._path, self._first.member, self._keys[-1], tree.get_root(1), tuple(self._entries), tree.get_root
+        )
 
-def _check_shown(log: CheckedLog, keys: Sequence[bytes], members: Members | None) -> None:
-    """Every signature in the log; and what it says that this member showed must be what stands in it. keys: that signed it."""
-    known = {log.member: tuple(keys)}
-    if members is not None:
-        known |= {name: members.keys_of(name) for name in members if name != log.member}
-    seen: dict[tuple[str, str], dict[str, CheckpointJson]] = {}
-    for place, entry in enumerate(log.entries, 1):
-        where = f"{log.path}, entry {place}"
-        if isinstance(entry, CheckpointsSeen):
-            seen[entry.session, entry.phase] = entry.shown
-            for name, shown in entry.shown.items():
-                _check_signed(where, known, name, entry, shown)
-            own = entry.shown.get(log.member)
-            if own is not None and not _stands(log, own, place):
-                raise damaged(
-                    log.path, place, "the log says that it showed another past than the one that it holds", "entry"
-                )
-        elif isinstance(entry, CheckpointRefused):
-            _check_signed(where, known, entry.member, entry, entry.shown)
-        elif isinstance(entry, CheckpointCountersigned):
-            shown_then = seen.get((entry.session, entry.phase), {})
-            digest = shown_digest(bytes.fromhex(entry.session), entry.phase, shown_then)
-            if entry.digest != digest.hex():
-                raise damaged(log.path, place, "it is said to be countersigned, and what was shown is another", "entry")
-            for name, signature in entry.signatures.items():
-                if name in known:
-                    _verify(where, known[name], name, COUNTERSIGN_PURPOSE, digest, signature)
+    def _check_shown(self, log: CheckedLog, start: int) -> None:
+        """Every signature in the entries behind the first `start`; and what they say that this member showed must stand in the log."""
+        known: dict[str, Sequence[bytes]] = {log.member: tuple(self._keys)}
+        members, seen = self._members, self._seen
+        if members is not None:
+            known |= {name: members.keys_of(name) for name in members if name != log.member}
+        for place, entry in enumerate(log.entries[start:], start + 1):
+            where = f"{log.path}, entry {place}"
+            if isinstance(entry, CheckpointsSeen):
+                seen[entry.session, entry.phase] = entry.shown
+                for name, shown in entry.shown.items():
+                    _check_signed(where, known, name, entry, shown)
+                own = entry.shown.get(log.member)
+                if own is not None and not _stands(log, own, place):
+                    raise damaged(
+                        log.path, place, "the log says that it showed another past than the one that it holds", "entry"
+                    )
+            elif isinstance(entry, CheckpointRefused):
+                _check_signed(where, known, entry.member, entry, entry.shown)
+            elif isinstance(entry, CheckpointCountersigned):
+                shown_then = seen.get((entry.session, entry.phase), {})
+                digest = shown_digest(bytes.fromhex(entry.session), entry.phase, shown_then)
+                if entry.digest != digest.hex():
+                    raise damaged(
+                        log.path, place, "it is said to be countersigned, and what was shown is another", "entry"
+                    )
+                for name, signature in entry.signatures.items():
+                    if name in known:
+                        _verify(where, known[name], name, COUNTERSIGN_PURPOSE, digest, signature)
 
 
 def _check_signed(

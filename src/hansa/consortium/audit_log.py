@@ -352,11 +352,12 @@ def read_log(path: Path) -> bytes:
         raise OutputError(f"{path}: cannot be read ({error.strerror}); name a member's log") from error
 
 
-def lines_of(content: bytes, path: Path) -> Iterator[tuple[int, Line, bytes]]:
-    """Number, line and bytes of each line of a whole log. Raises StateError, also where it does not end in a line's end."""
+def lines_of(content: bytes, path: Path, before: int = 0) -> Iterator[tuple[int, Line, bytes]]:
+    """Number, line and bytes of each line of a log behind its first `before`. Raises StateError, also where it ends inside a line."""
     if not content.endswith(b"\n"):
-        raise damaged(path, content.count(b"\n") + 1, "it is cut off inside a line")
-    for number, raw, _ in _lines(content):
+        raise damaged(path, before + content.count(b"\n") + 1, "it is cut off inside a line")
+    for place, raw, _ in _lines(content):
+        number = before + place
         try:
             yield number, read_line(raw), raw
         except ValueError as error:

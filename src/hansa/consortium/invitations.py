@@ -193,10 +193,17 @@ def answer(invitation: Invitation, code: str, member: Identity, now: datetime | 
 
 
 def read_answer(path: Path, consortium: Consortium, inviter: Identity, now: datetime | None = None) -> tuple[Card, str]:
+    """`answer_of` of a file."""
+    return answer_of(read_envelope(path), str(path), consortium, inviter, now)
+
+
+def answer_of(
+    envelope: EnvelopeJson, where: str, consortium: Consortium, inviter: Identity, now: datetime | None = None
+) -> tuple[Card, str]:
     """The card of a new member that knew the code, and the digest of the invitation that it had.
 
     Args:
-        inviter: who made the invitation, and so knows the code.
+        where: for errors, what it came by. inviter: who made the invitation, and so knows the code.
 
     Raises:
         IdentityError: the card is another's than the invited member's, or was put in by somebody who did not know the code; the time
@@ -204,24 +211,24 @@ def read_answer(path: Path, consortium: Consortium, inviter: Identity, now: date
     """
     _check_inviter(consortium, inviter)
     moment = now or datetime.now(UTC)
-    statement, payload, signatures = opened(read_envelope(path), AnswerStatement, str(path))
+    statement, payload, signatures = opened(envelope, AnswerStatement, where)
     predicate = statement.predicate
-    invitation = _invitation(predicate.invitation, str(path))
+    invitation = _invitation(predicate.invitation, where)
     own = invitation.predicate
     if own.identity != inviter.public.hex() or {own.consortium, predicate.consortium} != {consortium.name}:
         raise IdentityError(
-            f"{path}: answers an invitation of {own.inviter!r} to {own.consortium!r}, and only that member can take it"
+            f"{where}: answers an invitation of {own.inviter!r} to {own.consortium!r}, and only that member can take it"
         )
     card = card_of(predicate.card)
     members_of([card], moment)
-    if not verified(str(path), payload, signatures, {card.name: card.identity}):
-        raise IdentityError(f"{path}: is not signed by the key of the card that it holds")
+    if not verified(where, payload, signatures, {card.name: card.identity}):
+        raise IdentityError(f"{where}: is not signed by the key of the card that it holds")
     _check_time(own, moment)
     untagged = msgspec.structs.replace(predicate, tag=_NO_TAG)
     tag = _tag(_code(inviter, own.number), own.number, b"hansa answer 1\0", untagged)
     if card.name != own.member or not hmac.compare_digest(predicate.tag, tag):
         raise IdentityError(
-            f"{path}: whoever made this answer did not know the code of the invitation for {own.member!r}: the card in it may be "
+            f"{where}: whoever made this answer did not know the code of the invitation for {own.member!r}: the card in it may be "
             "another's; invite that member again, and tell it the code by telephone",
             member=own.member,
             rule="the answer proves the code",

@@ -326,31 +326,43 @@ def merged(first: Consortium, *others: Consortium) -> Consortium:
 
 
 def read_consortium(path: Path) -> Consortium:
+    """`consortium_of` of a file."""
+    try:
+        content = read_whole(path, MOST_BYTES)
+    except (OSError, ValueError) as error:
+        raise IdentityError(
+            f"{path}: is no {SIGNED_FILE.removeprefix('a ')} ({error}); ask a member for its copy"
+        ) from error
+    return consortium_of(content, str(path))
+
+
+def consortium_of(content: bytes, where: str) -> Consortium:
     """A consortium's file, every version and signature checked; its last version may lack signatures.
+
+    Args:
+        where: for errors, what it came by.
 
     Raises IdentityError, PlanError for what is no statement.
     """
     try:
-        read = msgspec.json.decode(read_whole(path, MOST_BYTES), type=ConsortiumJson, strict=True)
-    except (OSError, ValueError, msgspec.MsgspecError) as error:
+        read = msgspec.json.decode(content, type=ConsortiumJson, strict=True)
+    except (ValueError, msgspec.MsgspecError) as error:
         raise IdentityError(
-            f"{path}: is no {SIGNED_FILE.removeprefix('a ')} ({error}); ask a member for its copy"
+            f"{where}: is no {SIGNED_FILE.removeprefix('a ')} ({error}); ask a member for its copy"
         ) from error
     versions: list[Version] = []
     for envelope in read.versions:
-        where = f"{path}, version {len(versions) + 1}"
+        at = f"{where}, version {len(versions) + 1}"
         if versions and versions[-1].missing:
             raise IdentityError(
-                f"{path}: version {len(versions)} lacks the signature of {', '.join(versions[-1].missing)}, and another follows it",
+                f"{where}: version {len(versions)} lacks the signature of {', '.join(versions[-1].missing)}, and another follows it",
                 rule="every version is signed as it must be",
             )
-        statement, payload, signatures = opened(envelope, VersionStatement, where)
-        version = _version(where, statement.predicate, payload, versions[-1] if versions else None, versions)
+        statement, payload, signatures = opened(envelope, VersionStatement, at)
+        version = _version(at, statement.predicate, payload, versions[-1] if versions else None, versions)
         if statement.subject != _subject(statement.predicate, version.members):
-            raise IdentityError(
-                f"{where}: names another subject than the members that it lists; do not trust this file"
-            )
-        versions.append(replace(version, signatures=verified(where, payload, signatures, version.change.keys)))
+            raise IdentityError(f"{at}: names another subject than the members that it lists; do not trust this file")
+        versions.append(replace(version, signatures=verified(at, payload, signatures, version.change.keys)))
     return Consortium(tuple(versions))
 
 

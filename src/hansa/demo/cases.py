@@ -15,7 +15,7 @@ from hansa.plan import COOPETITIVE, MODES
 from hansa.simulation.run import Simulation, SimulationSettings, simulate
 from hansa.simulation.scores import main_metric
 from hansa.simulation.summary import Metrics, Summary
-from hansa.simulation.tables import read_table, split_table
+from hansa.simulation.tables import Table, read_table, split_table
 from hansa.trees.losses import HIGHER_IS_BETTER
 from hansa.trees.parameters import parse_parameters
 from hansa.trees.xgboost_json import from_json
@@ -102,12 +102,16 @@ def _columns(case: Case) -> Mapping[str, Any]:
     return telecom.breast_cancer_table(SEED)
 
 
-def run_case(case: Case, folder: Path, report: OnEvent) -> list[Simulation]:
-    """Train one case over mutual TLS in each of its modes; alone and pooled with the first."""
+def case_tables(case: Case, folder: Path) -> tuple[Table, Table]:
+    """A case's training and test rows; its table is put into `folder`."""
     path = folder / f"{case.target}.csv"
     telecom.write_csv(path, _columns(case))
     table = read_table(path, case.target, case.party_column)
-    train, test = split_table(table, TEST_FRACTION, SEED, case.objective == "binary:logistic")
+    return split_table(table, TEST_FRACTION, SEED, case.objective == "binary:logistic")
+
+
+def case_settings(case: Case, mode: str, train: Table) -> SimulationSettings:
+    """What is trained of a case in one of its modes."""
     parameters = parse_parameters(
         {
             "objective": case.objective,
@@ -118,28 +122,30 @@ def run_case(case: Case, folder: Path, report: OnEvent) -> list[Simulation]:
         }
     )
     settings = SimulationSettings(
-        parameters=parameters,
-        label=case.target,
-        evaluation_fraction=EVALUATION_FRACTION,
-        alone=True,
-        pooled=True,
+        parameters=parameters, label=case.target, mode=mode, evaluation_fraction=EVALUATION_FRACTION
     )
+    if mode != COOPETITIVE:
+        return settings
+    return replace(
+        settings,
+        parameters=replace(
+            parameters,
+            rounds=COOPETITIVE_ROUNDS,
+            eta=COOPETITIVE_ETA,
+            max_bin=COOPETITIVE_BINS,
+            max_delta_step=COOPETITIVE_STEP,
+        ),
+        receivers=tuple(sorted(set(train.party)))[:COOPETITIVE_RECEIVERS],
+    )
+
+
+def run_case(case: Case, folder: Path, report: OnEvent) -> list[Simulation]:
+    """Train one case over mutual TLS in each of its modes; alone and pooled with the first."""
+    train, test = case_tables(case, folder)
     results: list[Simulation] = []
     for mode in case.modes:
         first = not results
-        chosen = replace(settings, mode=mode, alone=first, pooled=first)
-        if mode == COOPETITIVE:
-            chosen = replace(
-                chosen,
-                parameters=replace(
-                    parameters,
-                    rounds=COOPETITIVE_ROUNDS,
-                    eta=COOPETITIVE_ETA,
-                    max_bin=COOPETITIVE_BINS,
-                    max_delta_step=COOPETITIVE_STEP,
-                ),
-                receivers=tuple(sorted(set(train.party)))[:COOPETITIVE_RECEIVERS],
-            )
+        chosen = replace(case_settings(case, mode, train), alone=first, pooled=first)
         results.append(simulate(train, test, chosen, report))
     return results
 

@@ -1,39 +1,28 @@
-"""A description of the pooled table as one page of HTML, which loads nothing from elsewhere: its pictures are SVG, drawn here."""
+"""A description of the pooled table as a page: its tables, and a picture of each column."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hansa.data.description import FINE, ColumnDescription, Description, densities, ends, short
+from hansa.data.description import FINE, ColumnDescription, Description, densities, ends
 from hansa.files import write_whole
-from hansa.views.html import html_table
+from hansa.views.chart import Bar, Bars, Chart, Shape, Shapes, View
+from hansa.views.html import page_html
 
 MOST_CATEGORIES = 12
 """Categories that are drawn; the table has them all."""
 
-WIDTH, HEIGHT = 260, 90
-"""Of a picture, in its own units."""
+MOST_PICTURES = 100
+"""Columns that are drawn, the first ones."""
 
-_STYLE = """
-:root { color-scheme: light dark; --page: #f6f7f8; --surface: #fff; --ink: #17212b; --muted: #5b6876; --line: #dfe4e8; --bar: #0f6e84; }
-@media (prefers-color-scheme: dark) {
-  :root { --page: #10161b; --surface: #182027; --ink: #e6ebef; --muted: #9aa8b4; --line: #2d3842; --bar: #55b7cf; }
+TITLES = {
+    "party": "Rows of each party",
+    "feature": "Ordered columns",
+    "categories": "Columns of categories",
+    "PSI to all rows": "How far each party's rows are from all rows",
 }
-body { margin: 0 auto; max-width: 72rem; padding: 2rem 1.5rem; background: var(--page); color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Arial, sans-serif; }
-h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-p, figcaption { color: var(--muted); }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .35rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-.columns { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem; }
-figure { margin: 0; padding: .8rem; background: var(--surface); border: 1px solid var(--line); border-radius: 8px; }
-figcaption { font-size: .82rem; } figcaption b { color: var(--ink); }
-rect { fill: var(--bar); } text { fill: var(--muted); font-size: 9px; } svg { width: 100%; height: auto; }
-"""
+"""What stands above a table, by the first word of its head."""
 
 
 def write_page(path: Path, description: Description) -> None:
@@ -43,66 +32,45 @@ def write_page(path: Path, description: Description) -> None:
 
 def page(description: Description) -> str:
     """The page as text. Every name in it is escaped."""
-    tables = "".join(f'<div class="wide">{html_table(rows)}</div><br>' for rows in description.tables())
-    figures = "".join(_figure(own, description.min_cell_rows) for own in description.columns)
-    return (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>The pooled table</title><style>{_STYLE}</style></head><body><h1>The pooled table</h1>"
-        f"<p>{html.escape(description.facts())}. Plan {html.escape(description.plan)}, run {html.escape(description.run)}.</p>"
-        f"<h2>In numbers</h2>{tables}<h2>Column by column</h2>"
-        "<p>Values: rows by width of a bin; the bins at both ends have no width and are not drawn. Categories: rows.</p>"
-        f'<div class="columns">{figures}</div></body></html>\n'
-    )
+    facts = f"{description.facts()}. Plan {description.plan}, run {description.run}."
+    return page_html("The pooled table", facts, (*_tables(description), *_pictures(description)))
 
 
-def _figure(column: ColumnDescription, least: int) -> str:
-    missing = f"fewer than {least}" if column.missing is None else f"{column.missing:,}"
-    picture = _bars(column) if column.levels else _shape(column)
-    return (
-        f"<figure>{picture}<figcaption><b>{html.escape(column.name)}</b><br>{missing} of {column.rows:,} rows without a value"
-        f"</figcaption></figure>"
-    )
+def _tables(description: Description) -> Iterator[View]:
+    for place, rows in enumerate(description.tables()):
+        yield View(name=f"table-{place}", title=TITLES[rows[0][0]], table=tuple(map(tuple, rows)))
 
 
-def _svg(parts: Sequence[str]) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT + 14}" role="img">{"".join(parts)}</svg>'
+def _pictures(description: Description) -> Iterator[View]:
+    for place, own in enumerate(description.columns[:MOST_PICTURES]):
+        few = f"fewer than {description.min_cell_rows}" if own.missing is None else f"{own.missing:,}"
+        note = f"{few} of {own.rows:,} rows without a value"
+        chart = _categories(own) if own.levels else _shape(own)
+        yield View(
+            name=f"column-{place}",
+            title=own.name,
+            note=f"{note}.",
+            chart=chart,
+            alt=f"Distribution of {own.name}, {note}",
+        )
 
 
-def _shape(column: ColumnDescription) -> str:
-    """The distribution of ordered values: a bar for each bin that has two ends, as wide as it."""
+def _shape(column: ColumnDescription) -> Chart:
+    """Rows by width over the bins that have two ends; where there are too few of these, rows of each bin."""
     drawn = densities(column, FINE)
     if not drawn:
-        rows = sum(own.rows for own in column.bins)
-        return _svg(list(_rows_as_bars([(ends(own.low, own.high), own.rows) for own in column.bins], rows)))
-    low, high = drawn[0][0], drawn[-1][1]
-    scale = WIDTH / (high - low)
-    bars = [
-        f'<rect x="{(start - low) * scale:.2f}" y="{HEIGHT * (1 - tall):.2f}" width="{max((end - start) * scale - 0.5, 0.3):.2f}" '
-        f'height="{HEIGHT * tall:.2f}"/>'
-        for start, end, tall in drawn
-    ]
-    labels = [
-        f'<text x="0" y="{HEIGHT + 11}">{short(low)}</text>',
-        f'<text x="{WIDTH}" y="{HEIGHT + 11}" text-anchor="end">{short(high)}</text>',
-    ]
-    return _svg([*bars, *labels])
+        return _bars([(ends(own.low, own.high), own.rows) for own in column.bins], sum(own.rows for own in column.bins))
+    return Shapes(x=column.name, shapes=(Shape(name=column.name, bins=tuple(drawn)),))
 
 
-def _bars(column: ColumnDescription) -> str:
+def _categories(column: ColumnDescription) -> Chart:
     """Rows of the largest categories, and of the others."""
     ranked = sorted(column.categories, key=lambda own: (-own.rows, str(own.level)))
     drawn = [(str(own.level), own.rows) for own in ranked[:MOST_CATEGORIES]]
     rest = column.other + sum(own.rows for own in ranked[MOST_CATEGORIES:])
-    return _svg(list(_rows_as_bars([*drawn, *([("other", rest)] if rest else [])], column.rows)))
+    return _bars([*drawn, *([("other", rest)] if rest else [])], column.rows)
 
 
-def _rows_as_bars(named: Sequence[tuple[str, int]], total: int) -> Iterator[str]:
-    """Lying bars, one below the other, with their names and shares."""
-    most, step = max((rows for _, rows in named), default=0) or 1, (HEIGHT + 14) / max(len(named), 4)
-    for place, (name, rows) in enumerate(named):
-        y = place * step
-        text = html.escape(name if len(name) <= 18 else name[:17] + "…")
-        yield f'<rect x="90" y="{y + 1:.1f}" width="{130 * rows / most:.1f}" height="{max(step - 2, 1):.1f}"/>'
-        yield f'<text x="86" y="{y + step / 2 + 3:.1f}" text-anchor="end">{text}</text>'
-        yield f'<text x="{94 + 130 * rows / most:.1f}" y="{y + step / 2 + 3:.1f}">{rows / max(total, 1):.1%}</text>'
+def _bars(named: Sequence[tuple[str, int]], total: int) -> Chart:
+    bars = (Bar(name=name, value=float(rows), text=f"{rows / max(total, 1):.1%}") for name, rows in named)
+    return Bars(x="rows", bars=tuple(bars))
