@@ -270,7 +270,7 @@ def _rows_of(member: Member, run: ServiceRun) -> tuple[Plan, Path]:
 
 def _question(plan: Plan, threshold: float) -> _Known:
     """Rows that the plan held out, or all where it held none out."""
-    asked = question_of(None, None, plan, decimal=".", base_margin=(), threshold=threshold, bins=10)
+    asked = question_of((), None, plan, decimal=".", base_margin=(), threshold=threshold, bins=10)
     return _Known(plan.digest(), threshold, asked if plan.evaluation_fraction else replace(asked, plan=None))
 
 

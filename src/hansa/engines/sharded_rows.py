@@ -20,6 +20,7 @@ from hansa.data.quantiles import CutRequest
 from hansa.data.residuals import Grid
 from hansa.errors import HansaError, RowsLost
 from hansa.plan import Plan
+from hansa.roles.batches import LabelCounts
 from hansa.roles.summed.party_rows import Counts, Int64, TrainingStart
 from hansa.trees import histogram
 from hansa.trees.level import Level
@@ -214,9 +215,9 @@ class ShardedRows:
 
     # --- `party_rows.PartyRows` ---------------------------------------------------------------------------------------
 
-    def label_counts(self) -> tuple[dict[int, int], dict[int, int]]:
-        trained: dict[int, int] = {}
-        held: dict[int, int] = {}
+    def label_counts(self) -> tuple[LabelCounts, LabelCounts]:
+        trained: LabelCounts = {}
+        held: LabelCounts = {}
         for answer in self._each("label_counts"):
             for counts, own in zip((trained, held), answer, strict=True):
                 for label, count in own.items():

@@ -64,7 +64,7 @@ from hansa.simulation.run import (
 from hansa.simulation.scores import score_table
 from hansa.simulation.summary import values_alone
 from hansa.simulation.tables import Table
-from hansa.trees.parameters import Parameters
+from hansa.trees.parameters import Parameters, with_labels
 from hansa.views.chart import View
 from hansa.views.html import notebook_html
 
@@ -270,7 +270,7 @@ def split(frame: Any, by: str) -> dict[str, Any]:
 
 def fit(
     parties: Mapping[str, Any],
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     *,
     mode: str = "federated",
     weight: str | None = None,
@@ -309,8 +309,9 @@ def fit(
     parties : mapping of str to frame or tuple
         Each party's rows: a frame with the features, the label, the weight and the base margin as columns; or (X, y), (X, y, weight)
         or (X, y, weight, base_margin), where X is a frame or an array (rows, features). All parties have the same columns.
-    label : str, optional
-        The column to predict; left out where parties give (X, y).
+    label : str or sequence of str, optional
+        The column to predict, or several: the model has an output for each. Left out where parties give (X, y), y (rows,) or
+        (rows, labels).
     mode : {"federated", "secure-aggregation", "coopetitive"}
         How the parties' sums or rows are protected.
     weight : str, optional
@@ -489,19 +490,20 @@ class Parties:
     """All parties' rows as one table, whose `party` holds the names that were given.
 
     Attributes:
-        sizes: rows of each party, in the order in which they were given. label, weight, base_margin: the columns' names.
+        sizes: rows of each party, in the order in which they were given. label, weight, base_margin: the columns' names; several labels
+            are a tuple.
     """
 
     table: Table
     sizes: Mapping[str, int]
-    label: str
+    label: str | tuple[str, ...]
     weight: str | None
     base_margin: tuple[str, ...] = ()
 
 
 def read_parties(
     parties: Mapping[str, Any],
-    label: str | None,
+    label: str | Sequence[str] | None,
     weight: str | None,
     parameters: Parameters,
     *,
@@ -519,17 +521,30 @@ def read_parties(
     named = checked_classes(list(classes) if not isinstance(classes, str) else classes, parameters)
     starts = (base_margin,) if isinstance(base_margin, str) else tuple(base_margin or ())
     sources = {date_rule(name, rule)[1] for name, rule in dates.items()}
+    given = () if label is None else (label,) if isinstance(label, str) else tuple(label)
+    labels = given or _label_names(_named(parties))
+    trained = with_labels(parameters, max(len(labels), 1))
+    names = {LABEL: list(labels), WEIGHT: [WEIGHT], BASE_MARGIN: _margin_names(trained.outputs)}
     tables = {
-        str(name): _columns(value, label, weight, starts, parameters.outputs, f"party {str(name)!r}", sources)
+        str(name): _columns(value, bool(given), weight, starts, names, f"party {str(name)!r}", sources)
         for name, value in _named(parties).items()
     }
-    if label is None:
-        label = LABEL
+    if not given:
         # What stands in the tuples, not what X calls its columns: a feature may be named weight.
         weight = WEIGHT if _all_give(parties, 2, WEIGHT) else None
-        starts = tuple(_margin_names(parameters.outputs)) if _all_give(parties, 3, BASE_MARGIN) else ()
-    table, sizes = _joined(tables, label, weight, starts, named, tuple(categorical), parameters, subject, dates)
-    return Parties(table.with_member_feature(member_feature), sizes, label, weight, starts)
+        starts = tuple(names[BASE_MARGIN]) if _all_give(parties, 3, BASE_MARGIN) else ()
+    table, sizes = _joined(tables, labels, weight, starts, named, tuple(categorical), trained, subject, dates)
+    one = labels if len(labels) > 1 else labels[0]
+    return Parties(table.with_member_feature(member_feature), sizes, one, weight, starts)
+
+
+def _label_names(parties: Mapping[Any, Any]) -> tuple[str, ...]:
+    """The columns of labels that were given as arrays, as many as the first party's has."""
+    first = next(iter(parties.values()))
+    shape = np.shape(first[1]) if isinstance(first, tuple) and len(first) > 1 else ()
+    if len(shape) < 2 or shape[1] == 1:
+        return (LABEL,)
+    return tuple(f"{LABEL}_{number}" for number in range(shape[1]))
 
 
 def _all_give(parties: Mapping[str, Any], place: int, what: str) -> bool:
@@ -559,23 +574,24 @@ def _named(parties: object) -> Mapping[Any, Any]:
 
 def _columns(
     value: Any,
-    label: str | None,
+    labelled: bool,
     weight: str | None,
     starts: tuple[str, ...],
-    outputs: int,
+    names_of: Mapping[str, list[str]],
     where: str,
     dates: Collection[str],
 ) -> dict[str, npt.NDArray[Any]]:
-    """A party's columns; label, weight and base margins among them."""
+    """A party's columns; labels, weight and base margins among them. labelled: whether names of labels were given. names_of: by what a
+    tuple holds, the names of its columns."""
     if not isinstance(value, tuple):
-        if label is None:
+        if not labelled:
             raise DataError(f"{where}: expected a label: say label=COLUMN, or give the party as a tuple (X, y)")
         return columns_of(value, where, dates=dates)
     if not 2 <= len(value) <= 4:
         raise DataError(
             f"{where}: expected (X, y), (X, y, weight) or (X, y, weight, base_margin), found a tuple of {len(value)}"
         )
-    if label is not None or weight is not None or starts:
+    if labelled or weight is not None or starts:
         raise DataError(
             f"{where}: the label is given twice: leave out label=, weight= and base_margin=, or give one frame for each party"
         )
@@ -584,13 +600,12 @@ def _columns(
     for what, given in zip((LABEL, WEIGHT, BASE_MARGIN), value[1:], strict=False):
         if given is None:
             continue
-        array = np.asarray(given)
-        array = array.reshape(-1, 1) if array.ndim < 2 or what != BASE_MARGIN else array
-        names = _margin_names(outputs) if what == BASE_MARGIN else [what]
+        array, names = np.asarray(given), names_of[what]
+        array = array.reshape(-1, 1) if array.ndim < 2 or what == WEIGHT else array
         if array.ndim != 2 or array.shape[1] != len(names):
             raise DataError(
                 f"{where}: the {what} has shape {array.shape}; expected (rows,)"
-                + (f" or (rows, {outputs})" if outputs > 1 else "")
+                + (f" or (rows, {len(names)})" if len(names) > 1 else "")
             )
         for name in names:
             if name in columns:
@@ -603,7 +618,7 @@ def _columns(
 
 def _joined(
     tables: Mapping[str, Mapping[str, npt.NDArray[Any]]],
-    label: str,
+    labels: tuple[str, ...],
     weight: str | None,
     starts: tuple[str, ...],
     classes: tuple[str, ...],
@@ -628,7 +643,7 @@ def _joined(
     def read(columns: Mapping[str, npt.NDArray[Any]], where: str) -> CodedTable:
         return read_coded(
             open_columns(columns, where),
-            label=label,
+            label=labels,
             weight=weight,
             base_margin=starts,
             subject=subject,

@@ -53,7 +53,7 @@ def sent_under(plan: Plan) -> tuple[SentKind, ...]:
     refined = f"in each of at most {REFINEMENTS} rounds"
     sent = [
         SentKind("number of rows, and of held-out rows", 2 * SUM, "once"),
-        SentKind("rows by binary exponent of label and weight", 2 * EXPONENTS * SUM, "once"),
+        SentKind("rows by binary exponent of label and weight", (parameters.num_target + 1) * EXPONENTS * SUM, "once"),
         SentKind("sums of labels and weights, rows with label 1", label_sums(parameters) * SUM, "once"),
         *(
             [SentKind("rows by level of the features whose rare levels become one", levels * SUM, "once")]
@@ -115,7 +115,7 @@ def _residuals_under(plan: Plan) -> tuple[SentKind, ...]:
     ]
     if base_is_quantile(plan):
         kinds += [
-            SentKind(f"{what} by cell of the label", FIRST_CELLS * each, "once"),
+            SentKind(f"{what} by cell of the label", parameters.num_target * FIRST_CELLS * each, "once"),
             SentKind(f"{what} in the parts of these cells that hold a quantile", of_labels, refined),
         ]
     if plan.mode == MASKED and plan.verify_counts != "off":

@@ -139,7 +139,7 @@ from hansa.plan.values import (
     WeightLimit,
 )
 from hansa.trees.losses import HIGHER_IS_BETTER
-from hansa.trees.parameters import Parameters, parse_parameters
+from hansa.trees.parameters import Parameters, parse_parameters, with_labels
 
 KEYS_OF_COOPETITIVE = {
     "hub": "members.hub",
@@ -245,6 +245,8 @@ LATER_PARAMETERS: dict[str, Any] = {
             "tweedie_variance_power",
             "quantile_alpha",
             "balance",
+            "num_target",
+            "multi_strategy",
         ),
     )
 }
@@ -438,7 +440,8 @@ class Plan:
         object.__setattr__(self, "receivers", () if self.only_measures else tuple(sorted(self.receivers)))
         if self.folds:
             object.__setattr__(self, "evaluation_fraction", 1 / self.folds)
-        object.__setattr__(self, "parameters", self.parameters.for_features(self.schema.features))
+        parameters = with_labels(self.parameters, len(self.schema.labels))
+        object.__setattr__(self, "parameters", parameters.for_features(self.schema.features))
         if self.coopetitive is not None and self.parameters.monotone_constraints and not self.coopetitive.monotone:
             signs = dict(self.parameters.monotone_constraints)
             monotone = tuple(signs.get(name, 0) for name in self.schema.features)

@@ -78,7 +78,7 @@ class SchemaTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """[schema]"""
 
     features: Names
-    label: Column
+    label: Column | Names
     weight: Column | None = None
     weight_limit: WeightLimit | None = None
     missing: Names | None = None

@@ -655,9 +655,9 @@ class Party:
 
     # --- quantiles of residuals ---------------------------------------------------------------------------------------
 
-    def _start_guard(self, groups: int, quantiles: int) -> None:
+    def _start_guard(self, groups: int, quantiles: int, rows: int) -> None:
         least = self._plan.min_cell_rows
-        self._residual_guard = ResidualGuard(self._grid, groups, quantiles, self._n_rows, least)
+        self._residual_guard = ResidualGuard(self._grid, groups, quantiles, rows, least)
 
     def _count_residuals(self, message: CountResiduals) -> Iterator[bytes]:
         """Rows in the parts of cells that hold quantiles: of labels before the first tree, then of residuals in a tree's leaves."""
@@ -671,9 +671,15 @@ class Party:
         prefixes = self._array(message, "prefixes", np.uint32, None).astype(np.uint32)
         request = CutRequest(message.bits, self._whole(message, "offsets", None), prefixes)
         if first:
-            if message.bits or len(prefixes) != 1 or not np.array_equal(request.offsets, [0, 1]):
+            labels = self._plan.parameters.num_target
+            asked = first_request(labels)
+            if (
+                message.bits
+                or not np.array_equal(prefixes, asked.prefixes)
+                or not np.array_equal(request.offsets, asked.offsets)
+            ):
                 raise self._broken("the first cells of all labels are asked for first, and nothing else with them")
-            self._start_guard(1, len(self._plan.parameters.quantiles))
+            self._start_guard(labels, len(self._plan.parameters.quantiles_of_label), labels * self._n_rows)
         else:
             with self._blaming():
                 self._residual_guard = self._residual_guard.check(request)
@@ -686,7 +692,7 @@ class Party:
         self._rows.follow(level)
         self._session.go(message, "refitting")
         self._step = self._level + 2
-        self._start_guard(self._found, 1)
+        self._start_guard(self._found, 1, self._n_rows)
         yield from self._residuals(first_request(self._found))
 
     def _residuals(self, request: CutRequest) -> Iterator[bytes]:

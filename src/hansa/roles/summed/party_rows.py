@@ -19,6 +19,7 @@ from hansa.data.quantiles import CutRequest, Cuts
 from hansa.data.residuals import Grid
 from hansa.errors import HansaError
 from hansa.plan import Plan
+from hansa.roles.batches import LabelCounts
 from hansa.roles.summed.custom import Functions
 from hansa.roles.summed.start_model import StartModel
 from hansa.trees import histogram
@@ -87,8 +88,8 @@ class PartyRows(Protocol):
     def own_levels(self) -> Mapping[str, tuple[str, ...]]:
         """The levels of features whose dictionaries the plan unites."""
 
-    def label_counts(self) -> tuple[dict[int, int], dict[int, int]]:
-        """Rows trained on, and held out, by their label, where that is a whole number."""
+    def label_counts(self) -> tuple[LabelCounts, LabelCounts]:
+        """Rows trained on, and held out, by their labels, where these are whole numbers."""
 
     def join(self, n_rows: int, n_evaluation: int, n_parties: int, own: int) -> None:
         """The run began: rows that all parties train on, that they hold out, how many parties there are, and rows that this one trains
@@ -102,7 +103,7 @@ class PartyRows(Protocol):
         """Go on with the plan's levels: old code -> new, by feature (`levels.Dictionary.codes`)."""
 
     def count_magnitudes(self) -> Int64:
-        """`statistics.count_magnitudes`, int64 (2, 256)."""
+        """`statistics.count_magnitudes`, int64 (labels + 1, 256)."""
 
     def count_levels(self) -> Int64:
         """`levels.count_levels` of rows trained on."""

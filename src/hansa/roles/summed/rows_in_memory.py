@@ -21,7 +21,7 @@ from hansa.data.rows import check_arrays
 from hansa.data.source import Rows
 from hansa.errors import DataError, HansaError, RowsLost
 from hansa.plan import Plan
-from hansa.roles.batches import hold_out, label_counts
+from hansa.roles.batches import LabelCounts, hold_out, label_counts
 from hansa.roles.summed import describing
 from hansa.roles.summed.custom import (
     Functions,
@@ -94,13 +94,13 @@ class RowsInMemory:
         self._describes = describes
         if not describes:
             check_functions(plan, functions, owner)
-            check_rows_apart(plan, functions, np.ascontiguousarray(rows.label), rows.weight)
+            check_rows_apart(plan, functions, np.atleast_2d(rows.label)[0], rows.weight)
         self._plan = plan
         self._pool = pool
         self._rows: Columns | None = rows
         self._large = rows.large
         self.n_rows = rows.n_rows
-        self._labels = np.ascontiguousarray(rows.label)
+        self._labels = np.ascontiguousarray(np.atleast_2d(rows.label))
         self._weights = None if rows.weight is None else np.ascontiguousarray(rows.weight)
         self._base_margin = rows.base_margin
         held, held_rule = np.zeros(rows.n_rows, np.bool_), hold_out(plan)
@@ -119,14 +119,14 @@ class RowsInMemory:
     def evaluation_rows(self) -> int:
         return len(self._evaluation)
 
-    def label_counts(self) -> tuple[dict[int, int], dict[int, int]]:
+    def label_counts(self) -> tuple[LabelCounts, LabelCounts]:
         held = self._held_out(0, self.n_rows) if len(self._evaluation) else np.zeros(self.n_rows, np.bool_)
         return label_counts(self._labels, held)
 
     def join(self, n_rows: int, n_evaluation: int, n_parties: int, own: int) -> None:
         self._all_rows, self._all_evaluation = n_rows, n_evaluation
         if self._plan.parameters.balance == "parties":
-            self._weights = balanced(self._weights, self._labels, n_rows, n_parties, own)
+            self._weights = balanced(self._weights, self.n_rows, n_rows, n_parties, own)
 
     def unite(self, plan: Plan, levels: Mapping[str, tuple[str, ...]]) -> None:
         with _told():
@@ -161,14 +161,16 @@ class RowsInMemory:
         counted = self._counted()
         labels, weights = self._labels, self._weights
         if len(counted):
-            labels, weights = labels[counted], None if weights is None else weights[counted]
-        given = (labels, weights, label_unit, weight_unit)
+            labels, weights = labels[:, counted], None if weights is None else weights[counted]
         parameters = self._plan.parameters
+        parts = []
         with _told():
-            sums = np.concatenate([sum_labels(*given), sum_steps(parameters, *given), sum_classes(parameters, *given)])
+            for own in labels:
+                given = (own, weights, label_unit, weight_unit)
+                parts += [sum_labels(*given), sum_steps(parameters, *given), sum_classes(parameters, *given)]
             if weights is not None and not self._describes:  # a description counts rows
                 self._fixed_weights = objective.fixed_weights(weights, weight_unit)
-        return sums
+        return np.concatenate(parts)
 
     def count_cells(self, request: CutRequest) -> tuple[Counts, Int64 | None]:
         counted, weights = self._counted(), self._fixed_weights
@@ -176,7 +178,7 @@ class RowsInMemory:
         rules = feature_rules(self._plan)
         groups = self._table.groups()
         if self._describes:
-            groups = itertools.chain(groups, [(self._table.n_features, self._labels[None])])
+            groups = itertools.chain(groups, [(self._table.n_features, self._labels)])
         for first, group in groups:
             asked = request.of(first, first + len(group))
             if not asked.n_counts:
@@ -194,7 +196,7 @@ class RowsInMemory:
     def count_bins(self, layout: Layout) -> Int64:
         counted = self._counted()
         parts = []
-        for first, group in itertools.chain(self._table.groups(), [(len(layout.cuts) - 1, self._labels[None])]):
+        for first, group in itertools.chain(self._table.groups(), [(self._table.n_features, self._labels)]):
             with _told():
                 parts.append(describing.count_columns(layout, first, group[:, counted] if len(counted) else group))
         return np.concatenate(parts)
@@ -219,11 +221,11 @@ class RowsInMemory:
         self._table.close()
         self._rows = self._base_margin = None
         held = self._evaluation
-        self._held_labels = self._labels[held]
+        self._held_labels = self._labels[:, held]
         self._held_weights = None if self._weights is None else self._weights[held]
-        self._kept_labels = StoredColumn.of(self._labels, self._large)
+        self._kept_labels = [StoredColumn.of(own, self._large) for own in self._labels]
         self._kept_weights = None if self._weights is None else StoredColumn.of(self._weights, self._large)
-        self._labels, self._weights = np.zeros(0, np.float32), None
+        self._labels, self._weights = np.zeros((0, 0), np.float32), None
         # Trees of one round all take the gradients at its start.
         kept = n_rows if not self._large or self._per_round > 1 else 0
         self._gradient = np.empty((len(first), kept))
@@ -255,7 +257,8 @@ class RowsInMemory:
         totals = [0] * (2 * parameters.outputs)
         for chunk, first, end in spans(self.n_rows):
             own = rows.of_chunk(chunk)
-            objective.check_margins(parameters.objective, self._margins[0, first:end], own)
+            for margins in self._margins:
+                objective.check_margins(parameters.objective, margins[first:end], own)
             if whole_table:
                 gradient, hessian = self._gradient[:, first:end], self._hessian[:, first:end]
             else:
@@ -272,7 +275,8 @@ class RowsInMemory:
     ) -> None:
         """Write the first and second derivatives of the loss of the rows from first to end, float64 (outputs, end - first) each."""
         parameters = self._plan.parameters
-        labels = self._kept_labels.part(first, end)
+        each = [own.part(first, end) for own in self._kept_labels]
+        labels = each[0]
         weights = None if self._kept_weights is None else self._kept_weights.part(first, end)
         if self._functions.objective is not None and self._plan.custom_objective is not None:
             bounds, margins = self._plan.custom_objective, self._margins[0, first:end]
@@ -284,11 +288,11 @@ class RowsInMemory:
             margins = np.ascontiguousarray(self._margins[:, first:end])
             objective.softmax_gradients(margins, labels, weights, gradient, hessian)
             return
-        for output, shape in enumerate(parameters.quantiles or (parameters.shape,)):
+        for output, shape in enumerate(parameters.quantiles or (parameters.shape,) * parameters.outputs):
             objective.gradients(
                 parameters.objective,
                 self._margins[output, first:end],
-                labels,
+                labels if len(each) == 1 else each[output],
                 weights,
                 self._start.scale_pos_weight,
                 gradient[output],
@@ -333,6 +337,7 @@ class RowsInMemory:
         tells = gradient_bound if self._functions.objective is None else 0.0
         scale = metric_scale(parameters, self._all_evaluation, bounds, tells)
         labels, weights = self._held_labels, self._held_weights
+        labels = labels if len(labels) > 1 else labels[0]
         margins = self._margins[:, rows] if parameters.outputs > 1 else self._margins[0, rows]
         found = [
             (name, metric_sums(name, parameters.objective, margins, labels, weights, scale))
@@ -361,7 +366,7 @@ class RowsInMemory:
             return
         for _, first, end in spans(self.n_rows):
             gradient, hessian = self._derived(first, end)
-            objective.pack(gradient[0], hessian[0], scales, self._packed[:, first:end])
+            objective.pack(gradient[output], hessian[output], scales, self._packed[:, first:end])
 
     def histograms(self, layout: histogram.Layout, positions: Int64, out: Int64) -> None:
         partition, pool = self._inside, self._pool
@@ -400,12 +405,14 @@ class RowsInMemory:
         if self._rows is not None:  # training did not begin
             counted = self._counted()
             rows = np.flatnonzero(counted) if len(counted) else np.arange(self.n_rows)
-            groups = np.zeros(self.n_rows, np.float32)
-            yield self._labels, groups, rows.astype(np.uint32), self._weights
+            for number, own in enumerate(self._labels):
+                groups = np.full(self.n_rows, number, np.float32)
+                yield own, groups, rows.astype(np.uint32), self._weights
             return
         starts = self._starts[self._output]
+        labels = self._kept_labels[self._output if len(self._kept_labels) > 1 else 0]
         for chunk, first, end in spans(self.n_rows):
-            residuals = self._kept_labels.part(first, end) - starts[first:end]
+            residuals = labels.part(first, end) - starts[first:end]
             weights = None if self._kept_weights is None else self._kept_weights.part(first, end)
             yield residuals, self._leaf_of[first:end], self._drawn[0].of_chunk(chunk), weights
 
@@ -421,7 +428,7 @@ class RowsInMemory:
             held += [self._labels, self._weights, self._base_margin]
         else:
             weights = None if self._kept_weights is None else self._kept_weights.values
-            held += [self._kept_labels.values, weights, self._margins, self._binned.codes]
+            held += [*(own.values for own in self._kept_labels), weights, self._margins, self._binned.codes]
         found = 0
         for array in held:
             if array is not None:
