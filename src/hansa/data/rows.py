@@ -51,10 +51,11 @@ def _violations(rows: Rows, schema: Schema, label_kind: LabelKind, owner: str) -
             str(len(margins)),
             "give base_margin (outputs, n_rows) as the plan's schema names it",
         )
-    if rows.n_labels != len(schema.labels):
-        expected = f"labels for {len(schema.labels)} columns"
-        cure = "give label (labels, n_rows) as the plan's schema names them, or (n_rows,) for one"
-        yield SchemaViolation(owner, None, None, expected, str(rows.n_labels), cure)
+    labels = len(schema.labels)
+    if not isinstance(rows.label, np.ndarray) or rows.label.ndim != 1 + (labels > 1) or rows.n_labels != labels:
+        expected = "float32 of shape (n_rows,)" if labels == 1 else f"float32 of shape ({labels}, n_rows)"
+        cure = "convert them by np.asarray(values, np.float32), a row for each label where the schema names several"
+        yield SchemaViolation(owner, None, schema.labels[0], expected, _kind_of(rows.label), cure)
     columns: dict[str | None, Array] = dict(zip(schema.labels, rows.each_label, strict=True))
     columns |= {} if rows.weight is None else {schema.weight: rows.weight}
     columns |= dict(zip(schema.base_margin, margins, strict=False))

@@ -57,6 +57,7 @@ class Shard:
             "quantise": held.quantise,
             "recode": held.recode,
             "set_leaves": held.set_leaves,
+            "shap": held.shap,
             "sizes": self._sizes,
             "start": held.start,
             "start_round": held.start_round,

@@ -51,7 +51,7 @@ from hansa.roles.batches import hold_out
 from hansa.roles.run import Progress
 from hansa.roles.summed.custom import Functions, GradientFunction, MetricFunction
 from hansa.simulation.comparison import PairedLoss, advice
-from hansa.simulation.evaluation import model_views, training_views
+from hansa.simulation.evaluation import model_views, shap_view, training_views
 from hansa.simulation.run import (
     OwnMetric,
     SimulationSettings,
@@ -127,6 +127,8 @@ class Run:
         Of the held-out rows of all parties, as the mode opened them last; empty without any.
     history : mapping of str to list
         The same after every round that opened them.
+    shap : mapping of str to float
+        By feature the mean size of SHAP values of all parties' rows, or of those held out; empty where none was asked for.
     seconds : float
         Of training, set-up and binning included.
     exposure : tuple of str
@@ -154,6 +156,7 @@ class Run:
     exposure: tuple[str, ...]
     openings: tuple[Opening, ...]
     warnings: tuple[str, ...] = ()
+    shap: Mapping[str, float] = field(default_factory=dict)
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
         names = list(next(iter(self.members.values())).together) if self.members else []
@@ -215,6 +218,7 @@ class Run:
                 self.plan.opened_steps,
             ),
             *model_views(self.model.ensemble),
+            *((shap_view(self.shap, "all parties' rows"),) if self.shap else ()),
         )
 
     def _repr_html_(self) -> str:
@@ -283,6 +287,7 @@ def fit(
     rare_levels: Mapping[str, int] = MappingProxyType({}),
     evaluation_fraction: float = 0.0,
     evaluation_steps: Sequence[int] = (),
+    shap: str = "",
     min_cell_rows: int = DEFAULT_MIN_CELL_ROWS,
     label_range: tuple[float, float] | None = None,
     statistics: bool | None = None,
@@ -338,6 +343,9 @@ def fit(
         Share of each party's rows held out for metrics and early stopping.
     evaluation_steps : sequence of int
         Coopetitive: rounds after which metrics are opened; the last one by default.
+    shap : {"", "all", "held-out"}
+        Whose rows the mean size of SHAP values by feature is of: nobody's, all parties', or those held out. Needs `hansa[xgboost]`; not
+        in coopetitive mode.
     min_cell_rows : int
         Cuts stop at cells of so many pooled rows.
     label_range : (float, float), optional
@@ -451,6 +459,7 @@ def fit(
     labels = float(table.label.min()), float(table.label.max())
     plan = make_plan(settings, table.names, tuple(parts), labels, heaviest, levels, table.farthest)
     plan = replace(plan, custom_objective=_custom_objective(obj, gradient_bound, hessian_bound))
+    plan = replace(plan, shap=shap)
     functions = Functions(obj, custom_metric)
     start = _start_model(xgb_model)
     if start is not None:
@@ -466,7 +475,7 @@ def fit(
     started = time.perf_counter()
     with bar(progress) as shown, _compiling_on(shown, plan):
         report = _reporting(on_event, calls, shown)
-        model, history, traffic = _train(plan, parts, threads or useful_threads(), report, start, functions)
+        model, history, traffic, sizes_of = _train(plan, parts, threads or useful_threads(), report, start, functions)
     seconds = time.perf_counter() - started
     ready = Model(model)
     calls.after_training(ready)
@@ -478,6 +487,7 @@ def fit(
         },
         metrics={name: values[-1] for name, values in history.items() if values},
         history=history,
+        shap=sizes_of,
         seconds=seconds,
         exposure=exposure(plan),
         openings=openings_under(plan),
@@ -767,7 +777,7 @@ def _train(
     report: Callable[[Progress], None],
     start: bytes | None,
     functions: Functions,
-) -> tuple[bytes, Mapping[str, Sequence[float | None]], Traffic]:
+) -> tuple[bytes, Mapping[str, Sequence[float | None]], Traffic, Mapping[str, float]]:
     rows = {name: part.rows() for name, part in parts.items()}
     if plan.coopetitive is None:
         warm_up(plan.parameters, bool(plan.schema.categories))
@@ -775,14 +785,15 @@ def _train(
         run = train_in_process(
             plan, rows, threads=threads, report=report, policy=policy, start=start, functions=functions
         )
-        return run.outcome.model, run.outcome.history, {n: (t.bytes_up, t.bytes_down) for n, t in run.traffic.items()}
+        told = run.outcome
+        return told.model, told.history, {n: (t.bytes_up, t.bytes_down) for n, t in run.traffic.items()}, told.shap
     warm_up_shares(plan.parameters)
     shared = share_in_process(plan, rows, report=report)
     model = shared.members[plan.receivers[0]].model
     if model is None:
         raise HansaError("the run ended without a model")
     history = values_alone(shared.members[plan.servers[0]].history)
-    return model, history, {n: (t.bytes_up, t.bytes_down) for n, t in shared.traffic.items()}
+    return model, history, {n: (t.bytes_up, t.bytes_down) for n, t in shared.traffic.items()}, {}
 
 
 def _member(

@@ -64,6 +64,7 @@ def sent_under(plan: Plan) -> tuple[SentKind, ...]:
         SentKind("rows in the parts of cells", parts * COUNT, refined),
         SentKind("sums of |gradient| and hessian", outputs * TOTALS * SUM, "per round"),
         *_residuals_under(plan),
+        *_shap_under(plan),
         SentKind(
             "histograms of gradients and hessians",
             nodes * features * (parameters.max_bin + 1) * SUM * planes,
@@ -95,6 +96,13 @@ def sent_under(plan: Plan) -> tuple[SentKind, ...]:
             SentKind("masked numbers of rows in the nodes of the tree", children * SUM + messages * more, "per tree"),
         ]
     return tuple(sent)
+
+
+def _shap_under(plan: Plan) -> tuple[SentKind, ...]:
+    """What a party sends of SHAP values, where the plan has a summary of them."""
+    if not plan.shap:
+        return ()
+    return (SentKind("sums of the sizes of SHAP values by feature", len(plan.schema.features) * SUM, "once"),)
 
 
 def _residuals_under(plan: Plan) -> tuple[SentKind, ...]:

@@ -172,6 +172,29 @@ def several_labels_can_be_had(plan: Plan) -> str | None:
     return None
 
 
+def a_shap_summary_can_be_had(plan: Plan) -> str | None:
+    if not plan.shap:
+        return None
+    why = f"evaluation.shap is {plan.shap!r}"
+    if plan.coopetitive is not None:
+        return (
+            f"{why}, and the mode is {plan.mode!r}, where no party may have the model that its values are of: leave it out, and let a "
+            "receiver use hansa evaluate"
+        )
+    if plan.only_measures:
+        return f"{why}, and a plan of folds or trials releases no model; leave it out"
+    if not plan.statistics:
+        return f"{why}, and release.statistics is false: SHAP values follow from the covers of nodes; leave one of them out"
+    without = [name for name in plan.parties if name not in plan.receivers]
+    if without:
+        return f"{why}, and party {without[0]!r}, who would compute with the model, is no receiver: have all parties as receivers"
+    if plan.start_model:
+        return f"{why}, and start_model has cuts of another run, which no party keeps its rows by; leave evaluation.shap out"
+    if plan.shap == "held-out" and plan.evaluation_fraction == 0:
+        return f"{why}, and evaluation.fraction is 0: no rows are held out; give a fraction, or write 'all'"
+    return None
+
+
 def class_names_fit_labels(plan: Plan) -> str | None:
     return fault_of_classes(plan.schema.classes, plan.parameters)
 
@@ -693,6 +716,7 @@ RULES: tuple[Rule, ...] = (
     choices_can_be_promised,
     one_against_the_rest_goes_with_coopetitive,
     several_labels_can_be_had,
+    a_shap_summary_can_be_had,
     class_names_fit_labels,
     a_start_model_is_all_there_is_before,
     base_margins_fit,

@@ -26,6 +26,7 @@ from hansa.simulation.comparison import PairedLoss, paired_loss
 from hansa.simulation.scores import score_table, without_value
 from hansa.simulation.summary import History, Metrics, Reasons
 from hansa.simulation.tables import unknown_texts
+from hansa.trees.contributions import Contributions, is_installed
 from hansa.trees.ensemble import Ensemble
 from hansa.trees.losses import HIGHER_IS_BETTER, LOSSES, SOFTPROB, is_binary, is_logistic, is_softmax
 from hansa.trees.xgboost_json import to_json
@@ -541,27 +542,17 @@ def _shap(ensemble: Ensemble, table: CodedTable) -> dict[str, float]:
     """Mean size of SHAP values by feature, the largest first; empty where they cannot be had."""
     if not ensemble.trees or not sum(ensemble.importance("total_cover").values()):
         return {}
-    try:
-        import xgboost
-    except ImportError:
+    if not is_installed():
         return {}
     n_rows = table.features.shape[1]
     rows = np.linspace(0, n_rows - 1, min(n_rows, SHAP_ROWS)).astype(np.int64)
     features = table.features[:, rows].copy()
-    kinds = []
-    for place, levels in enumerate(ensemble.categories or (None,) * len(features)):
-        kinds.append("q" if levels is None else "c")
+    for place, levels in enumerate(ensemble.categories):
         if levels:
             features[place, features[place] >= len(levels)] = (
                 np.nan
             )  # no category: XGBoost refuses codes that it does not know
-    booster = xgboost.Booster(params={"nthread": cores()})
-    booster.load_model(bytearray(to_json(ensemble)))
-    matrix = xgboost.DMatrix(
-        features.T, feature_names=list(ensemble.feature_names), feature_types=kinds, enable_categorical=True
-    )
-    values = np.abs(booster.predict(matrix, pred_contribs=True))
-    means = values.reshape(-1, values.shape[-1]).mean(axis=0, dtype=np.float64)[:-1]
+    means = Contributions(ensemble, "here", cores()).sizes(features).mean(axis=0)
     found = dict(zip(ensemble.feature_names, means.tolist(), strict=True))
     return {name: value for name, value in sorted(found.items(), key=lambda own: (-own[1], own[0])) if value > 0}
 
@@ -693,21 +684,21 @@ def is_higher_better(metric: str) -> bool:
 
 def _importance_views(found: Evaluation) -> list[View]:
     views = [importance_view(found.importance, found.importance_of)] if found.importance else []
-    if found.shap:
-        shown = list(found.shap.items())[:MOST_FEATURES]
-        bars = tuple(Bar(name=name, value=value, text=f"{value:.3g}") for name, value in shown)
-        views.append(
-            View(
-                name="shap",
-                title="What moves predictions",
-                note="Mean size of SHAP values on these rows, in margins (log-odds of classes).",
-                table=(("feature", "mean |SHAP|"), *((name, f"{value:.4g}") for name, value in shown)),
-                chart=Bars(x="mean |SHAP value|", bars=bars),
-                alt="Mean size of SHAP values, the largest first: "
-                + ", ".join(f"{bar.name} {bar.text}" for bar in bars[:5]),
-            )
-        )
-    return views
+    return [*views, *((shap_view(found.shap, "these rows"),) if found.shap else ())]
+
+
+def shap_view(sizes: Mapping[str, float], rows: str) -> View:
+    """The mean size of SHAP values by feature, the largest first. `rows`: whose, in words."""
+    shown = sorted(sizes.items(), key=lambda own: -own[1])[:MOST_FEATURES]
+    bars = tuple(Bar(name=name, value=value, text=f"{value:.3g}") for name, value in shown)
+    return View(
+        name="shap",
+        title="What moves predictions",
+        note=f"Mean size of SHAP values on {rows}, in margins (log-odds of classes).",
+        table=(("feature", "mean |SHAP|"), *((name, f"{value:.4g}") for name, value in shown)),
+        chart=Bars(x="mean |SHAP value|", bars=bars),
+        alt="Mean size of SHAP values, the largest first: " + ", ".join(f"{bar.name} {bar.text}" for bar in bars[:5]),
+    )
 
 
 def _compared_importance(found: Comparison) -> View:

@@ -282,10 +282,10 @@ def test_texts_of_all_labels_are_the_same_classes(tmp_path):
 
 def test_arrays_of_another_number_of_labels_are_refused():
     rows = table(50)
-    with pytest.raises(DataError, match=r"party 'aurora': expected labels for 2 columns, found 1; give label \(labels"):
+    with pytest.raises(DataError, match=r"party 'aurora', column 'y0': expected float32 of shape \(2, n_rows\), found"):
         train_in_process(plan(NAMES[:1], label=LABELS[:2]), {NAMES[0]: rows})
     several = rows_of("binary:logistic", n_rows=50)
-    with pytest.raises(DataError, match="expected labels for 1 columns, found 2"):
+    with pytest.raises(DataError, match=r"column 'y': expected float32 of shape \(n_rows,\), found float32\(2, 50\)"):
         train_in_process(plan(NAMES[:1]), {NAMES[0]: several})
 
 

@@ -35,6 +35,7 @@ from hansa.protocol.messages import (
     CountMagnitudes,
     CountResiduals,
     Described,
+    Explain,
     Finish,
     Join,
     KeepLevels,
@@ -101,11 +102,14 @@ from hansa.roles.summed.statistics import (
     label_units,
     metric_scale,
     rounded_leaf_bits,
+    shap_rows,
+    shap_unit,
     start_of,
 )
 from hansa.roles.summed.verified_counts import CountRelay
 from hansa.secure.mask_graph import is_drawn
 from hansa.trees import histogram, objective
+from hansa.trees.contributions import most_contribution
 from hansa.trees.ensemble import OF_MARGIN_0, Ensemble, Tree, base_margin, without_statistics
 from hansa.trees.growth import Buffers, Grower
 from hansa.trees.least_rows import heaviest_row, hessian_of
@@ -143,7 +147,7 @@ class Outcome:
         without_value: metric -> why it has no value, of those that have none.
         trees_grown: trees grown before early stopping cut the model back.
         exchanges: requests that every party answered between the first tree's start and the end of the last.
-        roster: who took part.
+        roster: who took part. shap: by feature the mean size of SHAP values, where the plan has them.
     """
 
     ensemble: Ensemble
@@ -153,6 +157,7 @@ class Outcome:
     exchanges: int
     roster: Roster
     without_value: dict[str, str] = field(default_factory=dict)
+    shap: dict[str, float] = field(default_factory=dict)
 
 
 class _Sum:
@@ -570,6 +575,8 @@ class Aggregator:
                 yield from self._describe(message, totals["bins"])
             case "locating" | "refitting":
                 yield from self._take_residuals(message, totals["residuals"], totals.get("residual-weights"))
+            case "explaining":
+                yield from self._explained(message, totals["shap"])
             case _:
                 yield from self._totalled(message, totals)
 
@@ -914,8 +921,7 @@ class Aggregator:
                 )
             self._session.go(message, "growing")
         elif self._stopping:
-            self._session.go(message, "finishing")
-            yield from self._finish()
+            yield from self._finish(message)
         else:
             self._session.go(message, "growing")
             self._exchanges += 1
@@ -1014,8 +1020,7 @@ class Aggregator:
 
     def _decide(self, message: Contribution) -> Outgoing:
         if self._stopping:  # the metrics said so while the root was being built
-            self._session.go(message, "finishing")
-            yield from self._finish()
+            yield from self._finish(message)
             return
         grower, tree, level_number = self._grower, self._tree, self._level
         level = grower.decide()
@@ -1156,7 +1161,7 @@ class Aggregator:
             return True
         return stopping_rounds is not None and stops_early(plan.maximizes, history, stopping_rounds)
 
-    def _finish(self) -> Outgoing:
+    def _finish(self, message: Contribution) -> Outgoing:
         plan = self._plan
         grown = len(self._trees)
         rounds = kept_rounds(plan, self._history, grown)
@@ -1185,7 +1190,29 @@ class Aggregator:
             metrics = {plan.release.metric: self._released_value}
             self._report(Withheld(trees=rounds, rounds=plan.parameters.rounds, metrics=metrics))
         packed = b"" if self.withheld else zlib.compress(model, 6)
+        if plan.shap and not self.withheld:
+            self._session.go(message, "explaining")
+            self._step, self._explained_trees = 0, keep
+            self._expect({"shap": (len(plan.schema.features),)})
+            yield from self._broadcast(Explain(keep, self._digest, packed))
+            return
+        self._session.go(message, "finishing")
         yield from self._tell({party: self._finished(keep, party, packed) for party in self._parties})
+
+    def _explained(self, message: Contribution, sums: Int64) -> Outgoing:
+        """The pooled sizes of SHAP values are there: tell everybody their means, and the end of the run."""
+        plan, outcome = self._plan, self.outcome
+        assert outcome is not None  # `_finish`
+        unit = shap_unit(plan, most_contribution(outcome.ensemble), self._n_rows, self._n_evaluation)
+        rows = shap_rows(plan, self._n_rows, self._n_evaluation)
+        with blaming(*self._parties):
+            if (sums < 0).any():
+                raise HansaError("sizes of SHAP values do not add up to a number of at least 0")
+        means = tuple(math.ldexp(int(own) / max(rows, 1), unit) for own in sums)
+        self.outcome = replace(outcome, shap=dict(zip(plan.schema.features, means, strict=True)))
+        self._session.go(message, "finishing")
+        told = messages.encode(Finish(self._explained_trees, self._digest, b"", self._released_value, means))
+        yield from self._tell(dict.fromkeys(self._parties, told))
 
     @property
     def withheld(self) -> bool:

@@ -43,7 +43,8 @@ from hansa.roles.summed.statistics import (
     sum_steps,
 )
 from hansa.trees import histogram, objective
-from hansa.trees.ensemble import base_margin, predictions_from_margins
+from hansa.trees.contributions import Contributions, check_installed
+from hansa.trees.ensemble import Ensemble, base_margin, predictions_from_margins
 from hansa.trees.growth import Buffers, RowPartition
 from hansa.trees.level import Level
 from hansa.trees.losses import is_softmax
@@ -54,6 +55,9 @@ from hansa.trees.worker_pool import WorkerPool
 
 PARALLEL_VALUES = 200_000
 """Rows times columns of a tree below which one thread builds histograms as fast as several."""
+
+EXPLAINED_AT_ONCE = 16_384
+"""Rows whose SHAP values are in memory together."""
 
 _Residuals: TypeAlias = tuple[
     npt.NDArray[np.float32],
@@ -70,6 +74,17 @@ def _told() -> Iterator[None]:
         yield
     except HansaError as error:
         raise DoesNotFit(str(error)) from error
+
+
+def _values_of_codes(cuts: Cuts, n_categories: npt.NDArray[np.int32], feature: int) -> npt.NDArray[np.float32]:
+    """A value of each code of a feature, float32 (codes,): trees that split at these cuts tell no two values of a code apart."""
+    inner = cuts.of(feature)
+    if n_categories[feature]:
+        values = np.arange(len(inner) + 1, dtype=np.float32)
+    else:
+        lowest = np.nextafter(inner[:1], np.float32(-np.inf)) if len(inner) else np.zeros(1, np.float32)
+        values = np.concatenate([lowest, inner])
+    return np.append(values, np.float32(np.nan)) if cuts.has_missing[feature] else values
 
 
 class RowsInMemory:
@@ -92,10 +107,13 @@ class RowsInMemory:
         self.own_levels: Mapping[str, tuple[str, ...]] = told_levels(plan, rows, owner)
         self._functions = functions
         self._describes = describes
+        if plan.shap and not describes:
+            check_installed(owner)
         if not describes:
             check_functions(plan, functions, owner)
             check_rows_apart(plan, functions, np.atleast_2d(rows.label)[0], rows.weight)
         self._plan = plan
+        self._owner = owner
         self._pool = pool
         self._rows: Columns | None = rows
         self._large = rows.large
@@ -348,6 +366,22 @@ class RowsInMemory:
             predictions = predictions_from_margins(parameters.objective, np.ascontiguousarray(margins.T))
             found.append((own.name, custom_metric_sums(function, own, predictions, labels, weights, scale)))
         return found
+
+    def shap(self, model: Ensemble, unit: int) -> Int64:
+        explainer = Contributions(model, self._owner, self._pool.threads)
+        representatives = [
+            _values_of_codes(self._start.cuts, self._start.rules.n_categories, number)
+            for number in range(self._binned.n_features)
+        ]
+        rows = self._evaluation if self._plan.shap == "held-out" else np.arange(self.n_rows)
+        total = np.zeros(len(representatives), np.int64)
+        for first in range(0, len(rows), EXPLAINED_AT_ONCE):
+            codes = self._binned.codes[rows[first : first + EXPLAINED_AT_ONCE]]
+            values = np.stack([own[column] for own, column in zip(representatives, codes.T, strict=True)])
+            sizes = explainer.sizes(values)
+            with _told():
+                total += np.array([objective.sum_fixed(own, None, unit) for own in sizes.T], np.int64)
+        return total
 
     def start_tree(self, output: int) -> int:
         self._output = output

@@ -417,6 +417,19 @@ def metric_scale(parameters: Parameters, n_rows: int, bounds: MagnitudeBounds, g
     return MetricScale(n_values, bounds.weight_exponent, exponent, parameters.huber_slope, parameters.quantiles)
 
 
+def shap_rows(plan: Plan, n_rows: int, n_evaluation: int) -> int:
+    """Rows that a plan's SHAP summary is of, of so many trained on and held out; public."""
+    return n_evaluation if plan.shap == "held-out" else n_rows + n_evaluation
+
+
+def shap_unit(plan: Plan, most: float, n_rows: int, n_evaluation: int) -> int:
+    """Exponent of the unit in which sizes of SHAP values are summed, none of which exceeds `most`."""
+    return objective.unit_exponent(max(most, LEAST_SIZE), max(shap_rows(plan, n_rows, n_evaluation), 1))
+
+
+LEAST_SIZE = 2.0**-100
+"""Of SHAP values that are told apart from 0."""
+
 LARGEST_LABEL_EXPONENT = 45
 """Gains, of the order of rows times label squared, must fit float32."""
 
