@@ -18,7 +18,7 @@ from hansa.errors import HansaError, RowsLost
 from hansa.roles.summed.custom import NO_FUNCTIONS
 from hansa.roles.summed.party_rows import PartyRows
 from hansa.roles.summed.rows_in_memory import RowsInMemory
-from made_tables import NAMES, coded, plan, spread, table, take
+from made_tables import NAMES, coded, plan, spread, table, take, with_labels
 
 PARTIES = NAMES[:3]
 
@@ -96,9 +96,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "parties balanced": {"balance": "parties", "objective": "count:poisson"},
     "masked": {"mode": "secure-aggregation", "weighted": True},
     "held out by an id": {"evaluation": 0.3, "eval_metric": ["auc"]},
+    "a summary of SHAP values": {"evaluation": 0.3},
+    "medians of two labels": {"objective": "reg:absoluteerror", "label": ("y", "z")},
 }  # fmt: skip
 
-BY_ID = "held out by an id"
+BY_ID, EXPLAINED = "held out by an id", "a summary of SHAP values"
 
 
 class Listening(Conversation):
@@ -118,7 +120,8 @@ def talked(setting: str, hold: Any = RowsInMemory) -> Listening:
     given = SETTINGS[setting]
     rows = table(420, given.get("objective", "binary:logistic"), weighted=given.get("weighted", False))
     rows = coded(rows) if given.get("categories") else rows
-    agreed = plan(PARTIES, **given)
+    rows = with_labels(rows, 2, given["objective"]) if "label" in given else rows
+    agreed = replace(plan(PARTIES, **given), shap="all" if setting == EXPLAINED else "")
     if setting == BY_ID:
         agreed = replace(agreed, schema=replace(agreed.schema, id="site"))
         rows = replace(rows, subject=hash_subjects(f"site {row // 5}" for row in range(rows.n_rows)))
