@@ -27,6 +27,7 @@ from hansa.protocol.messages import (
     DecideRelease,
     Described,
     Done,
+    Explain,
     KeepLevels,
     KeysCommitted,
     LogCheckpoint,
@@ -112,10 +113,11 @@ OF_COOPETITIVE_RUNS: dict[type[Message], Message] = {
         AskLogs(),
         CountersignLogs(b"s" * 64),
         LogsCountersigned({}),
+        Explain(1, b"h" * 32, b"model"),
     )
 }
 """One of each message that has no place in a run of another mode or purpose, in a run itself (those of audit logs), or without
-verified row counts, a drawn graph of masks, unions of levels or rare ones, where it must be refused."""
+verified row counts, a drawn graph of masks, unions of levels or rare ones, or a SHAP summary, where it must be refused."""
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 from conversation import Conversation
 from hansa.data.holdout import hash_subjects
 from hansa.roles.summed.rows_in_memory import RowsInMemory
-from made_tables import NAMES, coded, plan, spread, table
+from made_tables import NAMES, coded, plan, spread, table, with_labels
 
 PARTIES = NAMES[:3]
 
@@ -26,9 +26,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "parties balanced": {"balance": "parties", "objective": "count:poisson"},
     "masked": {"mode": "secure-aggregation", "weighted": True},
     "held out by an id": {"evaluation": 0.3, "eval_metric": ["auc"]},
+    "a summary of SHAP values": {"evaluation": 0.3},
+    "medians of two labels": {"objective": "reg:absoluteerror", "label": ("y", "z")},
 }  # fmt: skip
 
-BY_ID = "held out by an id"
+BY_ID, EXPLAINED = "held out by an id", "a summary of SHAP values"
 
 
 class Listening(Conversation):
@@ -48,7 +50,8 @@ def talked(setting: str, hold: Any = RowsInMemory) -> Listening:
     given = SETTINGS[setting]
     rows = table(420, given.get("objective", "binary:logistic"), weighted=given.get("weighted", False))
     rows = coded(rows) if given.get("categories") else rows
-    agreed = plan(PARTIES, **given)
+    rows = with_labels(rows, 2, given["objective"]) if "label" in given else rows
+    agreed = replace(plan(PARTIES, **given), shap="all" if setting == EXPLAINED else "")
     if setting == BY_ID:
         agreed = replace(agreed, schema=replace(agreed.schema, id="site"))
         rows = replace(rows, subject=hash_subjects(f"site {row // 5}" for row in range(rows.n_rows)))

@@ -543,7 +543,7 @@ def states() -> tuple[bytes, bytes]:
     }
     agreed = SignedCheckpoint(agree(AGREEMENT, b"r" * 32, 1, claims), {"aurora": b"s" * 64})
     setup = Setup(bytes(8), bytes(8), (0.5,), bytes(8), bytes(4), b"\0")
-    snapshot = Snapshot(1, 3, 1.0, 1.0, 0.5, 0.0, (1, 2), (), False, {"auc": (0.5, None)}, {}, None)
+    snapshot = Snapshot(1, 3, 1.0, (1.0,), (0.5,), (0.0,), (1, 2), (), False, {"auc": (0.5, None)}, {}, None)
     tree = from_json(model).trees[0]
     with AggregatorState(folder() / "made.state", AGREEMENT, "hub") as state:
         state.begin(b"r" * 32, (("aurora", b"k" * 32, 60, 10, b"\5"),))

@@ -64,11 +64,12 @@ def plan(
     evaluation: float = 0.0,
     mode: str = "federated",
     categories: bool = False,
+    label: str | tuple[str, ...] = "y",
     **parameters: object,
 ) -> Plan:
     """A plan over `parties` with aggregator "hub"; all parties are receivers.
 
-    categories: whether b and c are categorical, as in `coded` rows.
+    label: of the schema. categories: whether b and c are categorical, as in `coded` rows.
     """
     given = {"rounds": 3, "max_depth": 3, "eta": 0.3, "max_bin": 32} | parameters
     if str(given.get("objective", "")).startswith("multi:"):
@@ -82,12 +83,24 @@ def plan(
         parties=tuple(parties),
         receivers=tuple(parties),
         minimum_parties=len(parties),
-        schema=Schema(FEATURES, "y", "w" if weighted else None, categories=CATEGORIES if categories else ()),
+        schema=Schema(FEATURES, label, "w" if weighted else None, categories=CATEGORIES if categories else ()),
         parameters=parse_parameters(given),
         min_cell_rows=2,
         evaluation_fraction=evaluation,
         min_party_rows=0,
     )
+
+
+def with_labels(rows: Rows, n_labels: int, objective: str) -> Rows:
+    """The rows with so many labels: their own, and others of the same kind that differ from it in rows and size."""
+    scale = 50.0 if LOSSES[objective].labels == "numeric" else 1.0
+    others = [np.roll(rows.label, 7 * number) * np.float32(scale**number) for number in range(n_labels)]
+    half = rows.n_rows // 2  # the first half keeps its own label, so that features tell something of all
+    for own in others[1:]:
+        own[:half] = rows.label[:half] * (own.max() / max(rows.label.max(), 1))
+    if objective.startswith("binary:"):
+        others = [(own > 0).astype(np.float32) for own in others]
+    return Rows(rows.features, np.stack(others).astype(np.float32), rows.weight, base_margin=rows.base_margin)
 
 
 def no_rules(n_features: int) -> FeatureRules:
@@ -109,7 +122,7 @@ def take(rows: Rows, which: np.ndarray) -> Rows:
     """The rows at `which`, as a table of their own."""
     return Rows(
         np.ascontiguousarray(rows.features[:, which]),
-        rows.label[which],
+        rows.label[..., which],
         None if rows.weight is None else rows.weight[which],
         base_margin=None if rows.base_margin is None else np.ascontiguousarray(rows.base_margin[:, which]),
         subject=None if rows.subject is None else rows.subject[which],

@@ -169,7 +169,7 @@ def _params(plan: Plan) -> dict[str, Any]:
     made = {
         "mode": plan.mode,
         "parties": len(plan.parties),
-        "label": plan.schema.label,
+        "label": ", ".join(plan.schema.labels),
         "features": len(plan.schema.features),
         "min_cell_rows": plan.min_cell_rows,
         "evaluation_fraction": plan.evaluation_fraction,

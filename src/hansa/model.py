@@ -92,6 +92,11 @@ class Model:
         return self._ensemble.feature_names
 
     @property
+    def label_names(self) -> tuple[str, ...]:
+        """Of a model of several labels their names, in the order of the columns of its predictions; else ()."""
+        return self._ensemble.reading.labels
+
+    @property
     def rounds(self) -> int:
         """Rounds of boosting: trees of each output."""
         return self._ensemble.rounds
@@ -125,7 +130,8 @@ class Model:
         return self._ensemble.predict_margin(self._read(X, unseen).features, cores(), _starts(base_margin))
 
     def predict_proba(self, X: object, *, base_margin: object = None, unseen: Unseen | None = None) -> Floats:
-        """Probabilities: float32 (rows, 2) of the classes 0 and 1, or (rows, classes); see `predict_margin` for the rest."""
+        """Probabilities: float32 (rows, 2) of the classes 0 and 1, or (rows, classes); of several labels that of 1, (rows, labels). See
+        `predict_margin` for the rest."""
         if not self._has_probabilities:
             raise HansaError(f"a model of objective {self.objective!r} has no probabilities; call predict")
         ensemble = self._ensemble
@@ -136,8 +142,11 @@ class Model:
 
     def predict(self, X: object, *, base_margin: object = None, unseen: Unseen | None = None) -> npt.NDArray[Any]:
         """The likeliest class (binary:logistic, multi:softprob, multi:softmax), int64 (rows,), or what else the objective predicts
-        (values; log-odds of label 1 for
-        binary:logitraw), float32 (rows,); see `predict_margin` for the rest."""
+        (values; log-odds of label 1 for binary:logitraw), float32 (rows,); of several labels (rows, labels).
+
+        See `predict_margin` for the rest."""
+        if self._has_probabilities and self.label_names:
+            return np.asarray(self.predict_proba(X, base_margin=base_margin, unseen=unseen) > np.float32(0.5), np.int64)
         if self._has_probabilities:
             return np.asarray(self.predict_proba(X, base_margin=base_margin, unseen=unseen).argmax(axis=1), np.int64)
         return self._ensemble.predict(self._read(X, unseen).features, cores(), _starts(base_margin))

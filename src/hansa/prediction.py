@@ -43,8 +43,9 @@ def predict_table(
     """Score every row of a table; columns beyond the model's features are ignored. Returns a sentence for the terminal, and warnings.
 
     The columns of the table that `keep` names come first, as they are. That of scores is called prediction; those of a model with
-    several outputs prediction_0, prediction_1 and so on. Categorical columns hold levels, where the model tells them, and codes where
-    it does not. A level that the model does not know is refused where the model's plan said so, and else of no category.
+    several outputs prediction_0, prediction_1 and so on, of several labels prediction_NAME. Categorical columns hold levels, where the
+    model tells them, and codes where it does not. A level that the model does not know is refused where the model's plan said so, and
+    else of no category.
 
     Args:
         base_margin: columns where rows start in place of the model's base score, one for each output; none for the base score.
@@ -76,7 +77,10 @@ def predict_table(
     scores = ensemble.predict_margin(*given) if margin else ensemble.predict(*given)
     columns = {"prediction": scores}
     if ensemble.outputs > 1:
-        columns = {f"prediction_{output}": np.ascontiguousarray(own) for output, own in enumerate(scores.T)}
+        outputs = ensemble.reading.labels or range(ensemble.outputs)
+        columns = {
+            f"prediction_{output}": np.ascontiguousarray(own) for output, own in zip(outputs, scores.T, strict=True)
+        }
     kind: Literal["csv", "parquet"] = "csv" if save.suffix.lower() == ".csv" else "parquet"
     for name in keep:
         if name in columns:
@@ -85,8 +89,10 @@ def predict_table(
     texts = {f"k{place}": values for place, (values, _) in enumerate(kept.values())}
     chosen = [f"CAST(k{place} AS {kind}) AS {quoted(name)}" for place, (name, (_, kind)) in enumerate(kept.items())]
     with writing(save) as partial, writing_table(partial, kind) as (connection, write):
-        connection.register("scores", {**texts, **columns})
-        write(f"SELECT {', '.join([*chosen, *columns])} FROM scores")
+        arrays = {f"p{place}": own for place, own in enumerate(columns.values())}
+        connection.register("scores", {**texts, **arrays})
+        chosen += [f"{place} AS {quoted(name)}" for place, name in zip(arrays, columns, strict=True)]
+        write(f"SELECT {', '.join(chosen)} FROM scores")
     unknown = sum(read.unknown.values())
     noted = f"; {unknown} cells hold levels that the model does not know" if unknown else ""
     return f"{len(scores)} predictions written to {save}{noted}", [*read.warnings, *unknown_texts(read)]

@@ -330,8 +330,7 @@ def test_check_of_a_good_table(tmp_path):
     a, b = report.features
     assert (a.name, a.missing, a.distinct, a.rarest, a.minimum, a.maximum) == ("a", 1, 2, 1, 1, 2)
     assert (b.missing, b.distinct, b.rarest) == (1, 2, 1)
-    assert report.label is not None
-    assert report.label.mean == 0.75
+    assert [label.mean for label in report.labels] == [0.75]
     assert report.warnings == ()
     text = report.text()
     assert "4 rows, fits the schema" in text

@@ -43,6 +43,7 @@ from hansa.protocol.messages import (
     Described,
     Done,
     ExchangeKeys,
+    Explain,
     Finish,
     Join,
     KeepLevels,
@@ -196,6 +197,7 @@ def test_the_list_of_messages_is_closed():
         "Contribution",
         "VouchRows",
         "ShowRows",
+        "Explain",
         "Finish",
         "Received",
         "Relay",
@@ -517,6 +519,7 @@ def test_every_message_says_who_sends_it():
 def test_both_ways_are_listed():
     down = {
         Welcome, ExchangeKeys, KeysConfirmed, CountMagnitudes, SumLabels, CountCells, UseCuts, QuantiseGradients, SplitNodes, Finish,
+        Explain,
         ShowRows, CountBins, Described, CountResiduals, SetLeaves, Resume, CheckpointSigned, UseLevels, KeepLevels,
         KeysCommitted,
     }  # fmt: skip

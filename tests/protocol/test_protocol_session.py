@@ -29,6 +29,7 @@ from hansa.protocol.messages import (
     Described,
     Done,
     ExchangeKeys,
+    Explain,
     Finish,
     Join,
     KeepLevels,
@@ -171,6 +172,7 @@ def test_every_message_has_a_place_and_a_direction():
         SplitNodes,
         CountResiduals,
         SetLeaves,
+        Explain,
         Finish,
     }
     counted_down, counted_up = (

@@ -65,7 +65,7 @@ def test_a_split_does_not_follow_parties_dealt_with_the_same_seed(stratified):
 def test_a_partys_table_reads_back_exactly(tmp_path):
     table = rows(50)
     table.features[0, ::7] = np.nan
-    write_party_table(tmp_path / "p.parquet", table, "y", None)
+    write_party_table(tmp_path / "p.parquet", table, ("y",), None)
     back = read_rows(tmp_path / "p.parquet", Schema(table.names, "y"), label_kind="binary")
     np.testing.assert_array_equal(back.features, table.features)
     np.testing.assert_array_equal(back.label, table.label)
@@ -110,7 +110,7 @@ def test_a_partys_categories_read_back_as_the_same_codes(tmp_path):
     table.features[:, ::7] = np.nan
     levels = {"a": ("it's", "naïve", 'b "quoted"'), 'b "quoted"': (10**15, -4)}
     table = replace(table, categories=levels)
-    write_party_table(tmp_path / "p.parquet", table, "y", None)
+    write_party_table(tmp_path / "p.parquet", table, ("y",), None)
     schema = Schema(table.names, "y", categories=tuple(levels.values()))
     back = read_rows(tmp_path / "p.parquet", schema, label_kind="binary")
     np.testing.assert_array_equal(back.features, table.features)
@@ -128,7 +128,7 @@ def test_a_partys_dates_read_back_as_the_same_numbers(tmp_path, kind):
     table = read_table(path, "y", "who", dates=rules)
     assert table.names == ("opened", "a", "hour")
     assert table.take(table.party == "a").date_cells["opened"].shape == (30,)
-    write_party_table(tmp_path / "p.parquet", table, "y", None)
+    write_party_table(tmp_path / "p.parquet", table, ("y",), None)
     schema = Schema(table.names, "y", dates=tuple(rules.items()))
     back = read_rows(tmp_path / "p.parquet", schema, label_kind="binary")
     np.testing.assert_array_equal(back.features, table.features)

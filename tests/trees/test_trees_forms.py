@@ -46,6 +46,20 @@ def made_table(seed, classes=0, categories=True):
     return np.stack(columns), labels.astype(np.float32)
 
 
+def made_labels(seed, objective):
+    """The features of `made_table`, and two labels (2, rows) that the objective takes, the second of which is larger."""
+    features, first = made_table(seed, categories=False)
+    second = features[2] / 6 + np.nan_to_num(features[1]) / 20 + np.random.default_rng(seed).logistic(size=N_ROWS)
+    labels = np.stack([first, 40 * second.astype(np.float32)])
+    if objective.startswith("binary:"):
+        labels = np.stack([own > np.quantile(own, share) for own, share in zip(labels, (0.4, 0.7), strict=True)])
+    elif objective == "count:poisson":
+        labels = np.floor(np.exp(np.clip(labels / [[2], [80]], -3, 3)))
+    elif objective not in ("reg:squarederror", "reg:pseudohubererror", "reg:absoluteerror"):
+        labels = np.exp(np.clip(labels / [[4], [100]], -3, 3)) + 0.1
+    return features, labels.astype(np.float32)
+
+
 def trained_here(features, labels, parties=2, mode="federated", **given):
     names = NAMES[: len(features)]
     members = tuple("abcd"[:parties])
@@ -58,7 +72,7 @@ def trained_here(features, labels, parties=2, mode="federated", **given):
         minimum_parties=parties,
         schema=Schema(
             names,
-            "y",
+            "y" if labels.ndim == 1 else tuple(f"y{k}" for k in range(len(labels))),
             "w",
             categories=tuple(() if f < NUMBERS else tuple(range(LEVELS[f - NUMBERS])) for f in range(len(names))),
         ),
@@ -67,7 +81,7 @@ def trained_here(features, labels, parties=2, mode="federated", **given):
         min_party_rows=0,
     )
     tables = {
-        name: Rows(np.ascontiguousarray(features[:, at::parties]), labels[at::parties], WEIGHTS[at::parties])
+        name: Rows(np.ascontiguousarray(features[:, at::parties]), labels[..., at::parties], WEIGHTS[at::parties])
         for at, name in enumerate(members)
     }
     return train_in_process(plan, tables).outcome.ensemble
@@ -76,7 +90,7 @@ def trained_here(features, labels, parties=2, mode="federated", **given):
 def trained_there(features, labels, **given):
     types = ["q" if f < NUMBERS else "c" for f in range(len(features))]
     matrix = xgboost.DMatrix(
-        features.T, labels, weight=WEIGHTS, feature_types=types, feature_names=list(NAMES[: len(features)])
+        features.T, labels.T, weight=WEIGHTS, feature_types=types, feature_names=list(NAMES[: len(features)])
     )
     given = {"tree_method": "hist", "max_bin": 2000, "nthread": 1, **given}
     rounds = given.pop("rounds", 4)
@@ -231,3 +245,51 @@ def test_shap_reads_sets_of_categories_and_classes(classes):
     explainer = shap.TreeExplainer(booster)
     values = explainer.shap_values(matrix)
     assert np.allclose(values.sum(axis=1) + explainer.expected_value, ours.predict_margin(features), atol=1e-4)
+
+
+LABELLED = {
+    "binary:logistic": {},
+    "binary:logitraw": {"max_depth": 4},
+    "binary:hinge": {},
+    "reg:squarederror": {"num_parallel_tree": 2, "rounds": 2},
+    "reg:pseudohubererror": {"huber_slope": 5.0, "base_score": 2.0},
+    "reg:squaredlogerror": {"min_child_weight": 0.1},
+    "reg:absoluteerror": {"rounds": 1},
+    "count:poisson": {"monotone_constraints": {"f0": 1}},
+    "reg:gamma": {"grow_policy": "lossguide", "max_leaves": 9},
+    "reg:tweedie": {"tweedie_variance_power": 1.3},
+}
+
+
+@pytest.mark.parametrize("objective", [own for own in LABELLED if own != "reg:absoluteerror"])
+def test_several_labels_are_learnt_as_xgboost_does(objective):
+    """A tree for each label and round, base scores of their own, and a model that XGBoost predicts alike with."""
+    features, labels = made_labels(5, objective)
+    check_model(features, labels, {"objective": objective, "max_depth": 3, **LABELLED[objective]}, exact=2)
+
+
+def test_medians_of_several_labels_are_xgboosts_but_for_their_cells():
+    """A quantile is known to a cell of residuals, an eighth of its size."""
+    features, labels = made_labels(5, "reg:absoluteerror")
+    given = {"objective": "reg:absoluteerror", "max_depth": 3, "rounds": 3}
+    ours = trained_here(features, labels, **given)
+    theirs, matrix = trained_there(features, labels, **given)
+    losses = [np.abs(model.predict(features).T - labels).mean(axis=1) for model in (ours, theirs)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+    assert losses[0][1] > 20 * losses[0][0]
+    loaded = xgboost.Booster(model_file=bytearray(to_json(ours)))
+    assert np.allclose(loaded.predict(matrix), ours.predict(features), rtol=1e-6, atol=1e-6)
+
+
+def test_a_model_of_xgboosts_of_several_labels_is_read_with_its_base_scores_and_as_labels():
+    features, labels = made_labels(6, "binary:logistic")
+    matrix = xgboost.DMatrix(features.T, labels.T, feature_names=list(NAMES[:NUMBERS]))
+    booster = xgboost.train({"objective": "binary:logistic", "max_depth": 3}, matrix, 3)
+    read = from_json(bytes(booster.save_raw("json")))
+    assert read.reading.labels == ("label_0", "label_1")
+    assert len(set(read.base_scores)) == 2
+    assert np.allclose(read.predict(features), booster.predict(matrix), atol=1e-6)
+    again = from_json(to_json(read))
+    assert again == read
+    loaded = xgboost.Booster(model_file=bytearray(to_json(read.with_one_base_score())))
+    assert np.allclose(loaded.predict(matrix), booster.predict(matrix), atol=1e-6)

@@ -182,7 +182,7 @@ def tabular(command: Command) -> Command:
         click.option("--base-margin", multiple=True, metavar="COLUMN", help="Column of margins that rows start at; repeatable."),
         click.option("--weight", help="Column of row weights."),
         click.option("--party-column", required=True, help="Column that says whose each row is."),
-        click.option("--label", required=True, help="Column to predict."),
+        click.option("--label", required=True, multiple=True, metavar="COLUMN", help="Column to predict; repeatable."),
     ):  # fmt: skip
         command = option(command)
     return command
@@ -644,13 +644,18 @@ def check(plan: Path, table: Path | None, member: Path | None, as_json: bool) ->
 @click.argument("table", type=TablePath(), nargs=-1)
 @click.option("--member", "members", type=EXISTING, multiple=True,
               help="A party's own file, with table or source; its plan need not be there; repeatable.")  # fmt: skip
-@click.option("--label", metavar="COLUMN", help="The column to predict.")
+@click.option("--label", "labels", multiple=True, metavar="COLUMN", help="The column to predict; repeatable.")
 @click.option("--decimal", type=click.Choice(DECIMAL_SIGNS), default=".", show_default=True,
               help="Decimal sign of numbers that are texts, as in CSV files.")  # fmt: skip
 @click.option("--ranges", is_flag=True, help="Write ranges and counts of values too, which are private.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def schema(
-    table: tuple[Path, ...], members: tuple[Path, ...], label: str | None, decimal: str, ranges: bool, as_json: bool
+    table: tuple[Path, ...],
+    members: tuple[Path, ...],
+    labels: tuple[str, ...],
+    decimal: str,
+    ranges: bool,
+    as_json: bool,
 ) -> None:
     """Propose [schema] and [categories] of a plan from the columns that all tables have.
 
@@ -659,7 +664,7 @@ def schema(
     from hansa.node.events import line_of
     from hansa.node.schema_proposal import propose_schema
 
-    proposal = propose_schema(table, members, label=label, decimal=decimal, ranges=ranges)
+    proposal = propose_schema(table, members, labels=labels, decimal=decimal, ranges=ranges)
     click.echo(line_of(proposal) if as_json else proposal.text())
 
 
@@ -700,7 +705,8 @@ def predict(
 @main.command()
 @click.argument("model", type=EXISTING)
 @click.argument("table", type=TablePath())
-@click.option("--label", metavar="COLUMN", help="The column that the model predicts; default: that of --plan.")
+@click.option("--label", "labels", multiple=True, metavar="COLUMN",
+              help="The column that the model predicts; repeatable, in the model's order; default: that of --plan.")  # fmt: skip
 @click.option(
     "--classes",
     type=Names(),
@@ -719,7 +725,7 @@ def predict(
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @long_running
 def evaluate(
-    model: Path, table: Path, label: str | None, classes: tuple[str, ...] | None, plan: Path | None, against: Path | None,
+    model: Path, table: Path, labels: tuple[str, ...], classes: tuple[str, ...] | None, plan: Path | None, against: Path | None,
     threshold: float, bins: int, base_margin: tuple[str, ...], decimal: str, report: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Hold MODEL to the labelled rows of TABLE: metrics, calibration, confusion, importance. Nothing leaves this machine."""
@@ -737,7 +743,7 @@ def evaluate(
         check_drawing()
     agreed = None if plan is None else read_plan(plan)
     question = question_of(
-        label, classes, agreed, decimal=decimal, base_margin=base_margin, threshold=threshold, bins=bins
+        labels, classes, agreed, decimal=decimal, base_margin=base_margin, threshold=threshold, bins=bins
     )
     if against is None:
         found: Any = evaluate_model(read_model(model), table, question)

@@ -45,7 +45,9 @@ def plan() -> None:
 @click.option(
     "--member", "own_files", type=EXISTING, multiple=True, help="A party's own file, with table or source; repeatable."
 )
-@click.option("--label", required=True, help="Column to predict.")
+@click.option(
+    "--label", "labels", required=True, multiple=True, metavar="COLUMN", help="Column to predict; repeatable."
+)
 @click.option(
     "--mode", type=click.Choice(MODES), default="secure-aggregation", show_default=True, help="How rows are protected."
 )
@@ -68,7 +70,7 @@ def new(
     tables: tuple[Path, ...],
     members_file: Path,
     own_files: tuple[Path, ...],
-    label: str,
+    labels: tuple[str, ...],
     mode: str,
     hub: str | None,
     servers: tuple[str, ...] | None,
@@ -89,7 +91,7 @@ def new(
     check_outputs({"--save": save}, {"--members": members_file})
     if save.exists():
         raise PlanError(f"{save}: is there already; name another file for a new plan")
-    schema = propose_schema(tables, own_files, label=label, decimal=decimal, ranges=False)
+    schema = propose_schema(tables, own_files, labels=labels, decimal=decimal, ranges=False)
     roles = Roles(hub, servers, parties, receivers)
     text = draft(name, mode, read_pinned(members_file), roles, schema, objective, rounds)
     write_whole(save, text.encode("utf-8"), private=False)

@@ -137,7 +137,7 @@ def write_draft(member: Member, form: Form) -> Done:
     schema = propose_schema(
         [_table(member, form.get("source"))],
         [],
-        label=form.get("label").strip() or None,
+        labels=[label] if (label := form.get("label").strip()) else [],
         decimal=form.get("decimal") or ".",
         ranges=False,
     )

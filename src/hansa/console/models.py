@@ -13,7 +13,7 @@ import msgspec
 
 from hansa.console.actions import Offered
 from hansa.console.member import PAGE_ROWS, Asked, Member, NotThere, Paging, first_row
-from hansa.console.runs import curves_of, run_of
+from hansa.console.runs import curves_of, run_of, shap_of
 from hansa.consortium.approvals import read_proposal
 from hansa.consortium.model_signature import key_file
 from hansa.consortium.provenance import verify_model
@@ -58,7 +58,7 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         fault: why the statement does not hold; empty where it does, or where there is none.
         signed: whether the model's OpenSSF signature is here; what `provenance` says then holds of it too.
         own_rows: whether this member has a table to hold the model to. others: runs with models of the same kind, to compare.
-        views: learning curves and importance.
+        views: learning curves, importance, and the plan's summary of SHAP values.
     """
 
     run: ServiceRun
@@ -125,7 +125,7 @@ def model(member: Member, asked: Asked) -> ModelView:
         signed=path.with_name(SIGNATURE_FILE).is_file(),
         own_rows=_table_of(member, plan) is not None,
         others=tuple(others),
-        views=(*curves_of(member, run), *model_views(ensemble)),
+        views=(*curves_of(member, run), *model_views(ensemble), *shap_of(member, run)),
     )
 
 
@@ -270,7 +270,7 @@ def _rows_of(member: Member, run: ServiceRun) -> tuple[Plan, Path]:
 
 def _question(plan: Plan, threshold: float) -> _Known:
     """Rows that the plan held out, or all where it held none out."""
-    asked = question_of(None, None, plan, decimal=".", base_margin=(), threshold=threshold, bins=10)
+    asked = question_of((), None, plan, decimal=".", base_margin=(), threshold=threshold, bins=10)
     return _Known(plan.digest(), threshold, asked if plan.evaluation_fraction else replace(asked, plan=None))
 
 

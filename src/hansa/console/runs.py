@@ -16,10 +16,10 @@ from hansa.console.actions import Done, Form
 from hansa.console.member import PAGE_ROWS, Asked, Member, NotThere, Paging, first_row
 from hansa.errors import HansaError
 from hansa.files import read_whole
-from hansa.node.record import Failure, Record
+from hansa.node.record import AggregatorRecord, Failure, PartyRecord, Record
 from hansa.service.store import ServiceRun
 from hansa.service.supervisor import EVENTS_FILE
-from hansa.simulation.evaluation import is_higher_better
+from hansa.simulation.evaluation import is_higher_better, shap_view
 from hansa.views.chart import View
 from hansa.views.training import curves_view
 
@@ -126,6 +126,13 @@ def curves_of(member: Member, found: ServiceRun) -> tuple[View, ...]:
     folder = member.service.runs / found.folder
     trees = _trees(_record(folder), list(_events(folder / EVENTS_FILE))) if found.folder else ()
     return curves(trees)
+
+
+def shap_of(member: Member, found: ServiceRun) -> tuple[View, ...]:
+    """A run's mean sizes of SHAP values over all parties' rows; none where its plan asked for none."""
+    record = _record(member.service.runs / found.folder) if found.folder else None
+    shap = record.shap if isinstance(record, PartyRecord | AggregatorRecord) else UNSET
+    return (shap_view(shap, "all parties' rows"),) if shap is not UNSET and shap else ()
 
 
 def curves(trees: tuple[TreeMetrics, ...]) -> tuple[View, ...]:

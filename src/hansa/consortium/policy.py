@@ -136,7 +136,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ("servers", "server", plan.servers, self.servers),
             ("receivers", "receiver", plan.receivers, self.receivers),
             ("features", "feature", (*plan.schema.features, *more), self.features),
-            ("labels", "label", (plan.schema.label,), self.labels),
+            ("labels", "label", plan.schema.labels, self.labels),
         ):
             if allowed is not None:
                 others = [name for name in names if name not in allowed]
@@ -223,14 +223,18 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """Rows that sums are taken over: held out or not, of one class or of all (label None)."""
+    """Rows that sums are taken over: held out or not, of one class or of all (label None). column: the label's name, where the plan
+    has several."""
 
     held: bool
     label: int | None
+    place: int = 0
+    column: str = ""
 
     def __str__(self) -> str:
         held = "held-out" if self.held else "training"
-        return f"{held} rows" if self.label is None else f"{held} rows of class {self.label}"
+        of = f" of {self.column!r}" if self.column else ""
+        return f"{held} rows" if self.label is None else f"{held} rows of class {self.label}{of}"
 
 
 def batches_of(plan: Plan) -> tuple[Batch, ...]:
@@ -240,25 +244,33 @@ def batches_of(plan: Plan) -> tuple[Batch, ...]:
     ranks one class against the other.
     """
     classes = range(plan.parameters.outputs if plan.parameters.num_class else 2)
+    labels = plan.schema.labels
+    each = [(own, at, name if len(labels) > 1 else "") for at, name in enumerate(labels) for own in classes]
     labelled = plan.parameters.has_classes
-    batches = [Batch(False, None), *(Batch(False, label) for label in classes if labelled)]
+    batches = [Batch(False, None), *(Batch(False, *own) for own in each if labelled)]
     if plan.evaluation_fraction > 0:
         ranks = labelled and not {"auc", "aucpr"}.isdisjoint(plan.parameters.metrics)
-        batches += [Batch(True, None), *(Batch(True, label) for label in classes if ranks)]
+        batches += [Batch(True, None), *(Batch(True, *own) for own in each if ranks)]
     return tuple(batches)
 
 
-def enough_of(plan: Plan, training: Mapping[int, int], held: Mapping[int, int]) -> int:
+RowsByLabel = Mapping[tuple[int, int], int]
+"""(number of the label, class) -> rows of a party."""
+
+
+def enough_of(plan: Plan, training: RowsByLabel, held: RowsByLabel) -> int:
     """The bits that a party tells of its batches of classes: bit i for batch i, set where it has `plan.min_party_rows` rows.
 
     Of batches of all classes it tells nothing here, since the numbers of rows are public.
 
     Args:
-        training, held: label -> how many of this party's rows have it.
+        training, held: how many of this party's rows are of which class.
     """
     bits = 0
     for place, batch in enumerate(batches_of(plan)):
-        if batch.label is not None and (held if batch.held else training).get(batch.label, 0) >= plan.min_party_rows:
+        if batch.label is None:
+            continue
+        if (held if batch.held else training).get((batch.place, batch.label), 0) >= plan.min_party_rows:
             bits |= 1 << place
     return bits
 

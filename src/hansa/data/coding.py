@@ -58,7 +58,7 @@ class CodedTable:
     Attributes:
         names: of the features.
         features: float32 (n_features, n_rows), NaN missing.
-        label, weight: float32 (n_rows,), or None where none was asked for.
+        label, weight: float32 (n_rows,), or None where none was asked for; of several labels (labels, n_rows).
         party, subject: object (n_rows,), texts, or None.
         base_margin: float32 (outputs, n_rows), or None where none was asked for.
         levels: of the categorical columns.
@@ -85,7 +85,7 @@ def read_coded(
     features: Sequence[str] | None = None,
     *,
     known: Levels | None = None,
-    label: str | None = None,
+    label: str | tuple[str, ...] | None = None,
     weight: str | None = None,
     party: str | None = None,
     subject: str | None = None,
@@ -105,8 +105,8 @@ def read_coded(
         source: a file, a folder or a pattern (as `open_table`), or an open table, which is closed.
         features: the columns to take, in this order; None takes all that are neither label, weight nor party.
         known: levels of another table or of a model; all other features must be numbers. None finds them in this table.
-        label, weight: columns of numbers without missing values, held to the same rules as a party's.
-        classes: where the label is texts, its classes, as in `data.schema.Schema`.
+        label, weight: columns of numbers without missing values, held to the same rules as a party's; several labels are a tuple.
+        classes: where the labels are texts, their classes, as in `data.schema.Schema`.
         base_margin: columns of each row's margin before the first tree.
         party: column that says whose each row is. subject: column that says whom or what it is of, such as a patient; no feature.
         categorical: features whose values, texts or whole numbers, are categories, as every feature of texts is.
@@ -124,7 +124,11 @@ def read_coded(
     with source if isinstance(source, OpenTable) else open_table(source) as table:
         for violation in repeated_columns(table):
             raise DataError(str(violation))
-        special = [name for name in (label, party, weight, subject, *base_margin) if name is not None]
+        labels = () if label is None else (label,) if isinstance(label, str) else label
+        special = [*labels, *(name for name in (party, weight, subject, *base_margin) if name is not None)]
+        for name in labels:
+            if labels.count(name) > 1:
+                raise DataError(f"{table.file}: column {name!r} is named twice as a label; name each once")
         for name in special:
             if special.count(name) > 1:
                 roles = ["label", "weight", "party", *(["id"] if subject is not None else [])]
@@ -146,19 +150,18 @@ def read_coded(
                     f"{table.file}: {name!r} is to be categorical, and is no feature; expected one of {listed(names)}"
                 )
         listed_levels = dict(known or {})
-        if label is not None:
-            listed_levels[label] = classes
+        listed_levels |= dict.fromkeys(labels, classes)
         columns = load_columns(
             table,
             {name: listed_levels.get(name, ()) for name in (*names, *special) if name not in (party, subject)},
             decimal,
-            label,
+            labels,
             rules,
         )
         n_rows = len(columns[names[0]].values)
         if not n_rows:
             raise DataError(str(no_rows(table)))
-        _check_roles(table, columns, label, weight, label_kind, classes, decimal)
+        _check_roles(table, columns, labels, weight, label_kind, classes, decimal)
         for name in base_margin:
             _refuse(table, list(broken_rules(name, columns[name], "base margin", label_kind)), decimal)
         for name in rules:
@@ -176,7 +179,7 @@ def read_coded(
             [rule for name in numbers for rule in broken_rules(name, columns[name], "feature", "numeric")],
             decimal,
         )
-        warnings = coarse_warnings(table, columns, [*numbers, *(() if label is None or classes else (label,))], decimal)
+        warnings = coarse_warnings(table, columns, [*numbers, *(() if classes else labels)], decimal)
         owners = None if party is None else _filled(table, party, "party")
         subjects = None if subject is None else _filled(table, subject, "id")
         cells = texts_of(table, sorted({column for _, column in rules.values()}))
@@ -187,7 +190,7 @@ def read_coded(
     return CodedTable(
         names=names,
         features=values,
-        label=None if label is None else columns[label].values,
+        label=_stacked([columns[name].values for name in labels]),
         weight=None if weight is None else columns[weight].values,
         party=owners,
         levels=levels,
@@ -197,6 +200,11 @@ def read_coded(
         base_margin=starts,
         date_cells=cells,
     )
+
+
+def _stacked(columns: Sequence[Floats]) -> Floats | None:
+    """Columns as one array: (n_rows,) of one, (columns, n_rows) of several, None of none."""
+    return np.stack(columns) if len(columns) > 1 else next(iter(columns), None)
 
 
 def _features(table: OpenTable, special: Sequence[str], rules: Mapping[str, tuple[str, str]]) -> tuple[str, ...]:
@@ -241,13 +249,13 @@ def _refuse(table: OpenTable, broken: Sequence[Broken], decimal: str) -> None:
 def _check_roles(
     table: OpenTable,
     columns: Mapping[str, Column],
-    label: str | None,
+    labels: Sequence[str],
     weight: str | None,
     label_kind: LabelKind,
     classes: tuple[str, ...],
     decimal: str,
 ) -> None:
-    if label is not None:
+    for label in labels:
         _refuse(table, list(broken_rules(label, columns[label], "label", label_kind, classes or None)), decimal)
     if weight is not None:
         _refuse(table, list(broken_rules(weight, columns[weight], "weight", label_kind)), decimal)

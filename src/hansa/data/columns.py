@@ -22,7 +22,7 @@ class Columns(Protocol):
 
     @property
     def label(self) -> Array:
-        """float32 (n_rows,), finite."""
+        """float32 (n_rows,), finite; of several labels (labels, n_rows)."""
 
     @property
     def weight(self) -> Array | None:

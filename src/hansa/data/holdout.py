@@ -41,14 +41,14 @@ def hash_rows(
     """A public hash of each row: equal rows have equal ones.
 
     Args:
-        features: one after another, float32 (n_rows,) each, NaN missing; as an array of them is. labels: float32 (n_rows,).
-        seed: another one gives other hashes.
+        features: one after another, float32 (n_rows,) each, NaN missing; as an array of them is.
+        labels: float32 (n_rows,), or (labels, n_rows) of several. seed: another one gives other hashes.
 
     Returns:
         uint64 (n_rows,).
     """
-    hashes = np.full(labels.shape[0], seed, np.uint64)
-    for column in chain(features, [labels]):
+    hashes = np.full(labels.shape[-1], seed, np.uint64)
+    for column in chain(features, np.atleast_2d(labels)):
         _hash_column(np.ascontiguousarray(column).view(np.uint32), hashes)
     return hashes
 
@@ -104,7 +104,7 @@ def held_out(
         subjects: in place of them, `hash_subjects` of whom each row is of: all rows of one are held out together.
     """
     if not rule.any:
-        return np.zeros(labels.shape[0], np.bool_)
+        return np.zeros(labels.shape[-1], np.bool_)
     if subjects is not None:
         return rule.of_subjects(subjects)
     return rule.of_hashes(hash_rows(features, labels, rule.hash_seed))

@@ -83,7 +83,7 @@ def inspect_table(source: Source, decimal: str = ".", without: Collection[str] =
         }
         dates = {
             name: days
-            for name, days in load_columns(table, dict.fromkeys(likely, ()), decimal, None, likely).items()
+            for name, days in load_columns(table, dict.fromkeys(likely, ()), decimal, (), likely).items()
             if not days.bad.any()
         }
         kinds = tuple(

@@ -51,9 +51,13 @@ def _violations(rows: Rows, schema: Schema, label_kind: LabelKind, owner: str) -
             str(len(margins)),
             "give base_margin (outputs, n_rows) as the plan's schema names it",
         )
-    columns = (
-        {schema.label: rows.label} if rows.weight is None else {schema.label: rows.label, schema.weight: rows.weight}
-    )
+    labels = len(schema.labels)
+    if not isinstance(rows.label, np.ndarray) or rows.label.ndim != 1 + (labels > 1) or rows.n_labels != labels:
+        expected = "float32 of shape (n_rows,)" if labels == 1 else f"float32 of shape ({labels}, n_rows)"
+        cure = "convert them by np.asarray(values, np.float32), a row for each label where the schema names several"
+        yield SchemaViolation(owner, None, schema.labels[0], expected, _kind_of(rows.label), cure)
+    columns: dict[str | None, Array] = dict(zip(schema.labels, rows.each_label, strict=True))
+    columns |= {} if rows.weight is None else {schema.weight: rows.weight}
     columns |= dict(zip(schema.base_margin, margins, strict=False))
     for name, values in columns.items():
         if not isinstance(values, np.ndarray) or values.dtype != np.float32 or values.ndim != 1:
@@ -90,5 +94,5 @@ def _kind_of(values: object) -> str:
 def _rules(name: str | None, schema: Schema, values: Array, label_kind: LabelKind) -> Iterator[Rule]:
     yield np.abs(values) >= ABOVE_ALL, "a number below 3.4028235e38", "write a smaller number"
     column = Column(values, np.zeros(len(values), np.bool_))
-    roles: dict[str | None, Role] = {schema.label: "label", schema.weight: "weight"}
+    roles: dict[str | None, Role] = {**dict.fromkeys(schema.labels, "label"), schema.weight: "weight"}
     yield from role_rules(roles.get(name, "base margin"), column, label_kind, schema.base_margin_limit)

@@ -1,4 +1,4 @@
-"""What a party's table must look like: which columns are features, label and weight, and what categories a feature has."""
+"""What a party's table must look like: which columns are features, labels and weight, and what categories a feature has."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Schema:
     ----------
     features : tuple of str
         Names of the feature columns, in the order that the model numbers them; numeric but where `categories` says otherwise.
-    label : str
-        Name of the column to predict.
+    label : str or tuple of str
+        Name of the column to predict; of several columns their names, in the order in which the model numbers its outputs.
     weight : str or None
         Name of the column with each row's weight, or None where every row weighs 1.
     categories : tuple of tuple
@@ -92,7 +92,7 @@ class Schema:
     """
 
     features: tuple[str, ...]
-    label: str
+    label: str | tuple[str, ...]
     weight: str | None = None
     categories: tuple[tuple[Level, ...], ...] = ()
     decimal: str = "."
@@ -110,7 +110,12 @@ class Schema:
         object.__setattr__(self, "features", _names(self.features))
         if not self.features:
             raise PlanError("schema.features: no feature is named; list at least one numeric column")
-        for role, name in (("label", self.label), ("weight", self.weight), ("id", self.id)):
+        if not isinstance(self.label, str):
+            labels = _listed("label", self.label)
+            if not labels:
+                raise PlanError("schema.label: no column is named; name the one to predict, or several")
+            object.__setattr__(self, "label", labels if len(labels) > 1 else labels[0])
+        for role, name in (*(("label", name) for name in self.labels), ("weight", self.weight), ("id", self.id)):
             if name is not None and (not isinstance(name, str) or not name):
                 raise PlanError(f"schema.{role}: {name!r} is no column name; write the column's name")
         object.__setattr__(self, "base_margin", _listed("base_margin", self.base_margin))
@@ -193,7 +198,12 @@ class Schema:
 
     @property
     def _named(self) -> tuple[str, ...]:
-        return (*self.features, self.label, *(() if self.weight is None else (self.weight,)), *self.base_margin)
+        return (*self.features, *self.labels, *(() if self.weight is None else (self.weight,)), *self.base_margin)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The columns to predict: one, or several."""
+        return (self.label,) if isinstance(self.label, str) else self.label
 
     @property
     def date_columns(self) -> dict[str, tuple[str, str]]:
@@ -202,14 +212,14 @@ class Schema:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """All columns of a table: those of the features, the label, the weight where there is one, base margins, the id."""
+        """All columns of a table: those of the features, the labels, the weight where there is one, base margins, the id."""
         dates = self.date_columns
         named = [dates[name][1] if name in dates else name for name in self._named]
         return tuple(dict.fromkeys([*named, *(() if self.id is None else (self.id,))]))
 
     @property
     def values(self) -> tuple[str, ...]:
-        """What is read of a table, by name: features, the label, the weight where there is one, base margins."""
+        """What is read of a table, by name: features, the labels, the weight where there is one, base margins."""
         return self._named
 
     @property

@@ -60,8 +60,8 @@ class Rows:
     ----------
     features : float32 (n_features, n_rows)
         C-contiguous, finite or NaN for missing; codes of a categorical feature.
-    label : float32 (n_rows,)
-        Finite.
+    label : float32 (n_rows,) or (labels, n_rows)
+        Finite; of several labels a row for each.
     weight : float32 (n_rows,) or None
         Finite, not negative, not all zero; None where the schema names none.
     warnings : tuple of str
@@ -90,7 +90,17 @@ class Rows:
 
     @property
     def n_rows(self) -> int:
-        return len(self.label)
+        return int(self.label.shape[-1])
+
+    @property
+    def n_labels(self) -> int:
+        """Numbers to predict for a row."""
+        return 1 if self.label.ndim < 2 else len(self.label)
+
+    @property
+    def each_label(self) -> tuple[Array, ...]:
+        """The labels one by one, float32 (n_rows,)."""
+        return tuple(self.label) if self.label.ndim > 1 else (self.label,)
 
     @property
     def n_features(self) -> int:
@@ -169,7 +179,7 @@ class CheckReport:
         violations: everything that `read_rows` would refuse, at most one for each column and rule.
         warnings: what is allowed but probably not meant.
         features: one summary for each feature that could be read.
-        label: summary of the label, or None where it could not be read.
+        labels: summaries of the labels that could be read.
         label_kind: as asked.
     """
 
@@ -178,7 +188,7 @@ class CheckReport:
     violations: tuple[SchemaViolation, ...]
     warnings: tuple[str, ...]
     features: tuple[ColumnSummary, ...]
-    label: ColumnSummary | None
+    labels: tuple[ColumnSummary, ...]
     label_kind: LabelKind
 
     @property
@@ -194,8 +204,8 @@ class CheckReport:
         lines = [f"{self.file}: {self.n_rows} rows, {outcome}"]
         lines += [f"  refused: {violation}" for violation in self.violations]
         lines += [f"  warning: {warning}" for warning in self.warnings]
-        if self.label is not None and not any(violation.column == self.label.name for violation in self.violations):
-            lines.append(_label_line(self.label, self.label_kind))
+        wrong = {violation.column for violation in self.violations}
+        lines += [_label_line(label, self.label_kind) for label in self.labels if label.name not in wrong]
         if self.features and self.n_rows:
             lines.append(f"  {'feature':<28} {'missing':>8} {'distinct':>9} {'rarest value':>13}")
             lines += [
@@ -255,13 +265,13 @@ def read_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> Rows:
         subjects, of_ids = subjects_of(table, schema)
         if of_ids is not None:
             raise DataError(str(of_ids))
-    n_rows = len(columns[schema.label].values)
+    n_rows = len(columns[schema.labels[0]].values)
     features = np.empty((len(schema.features), n_rows), dtype=np.float32)
     for index, name in enumerate(schema.features):
         features[index] = columns.pop(name).values  # let go of each column as soon as it is copied
     weight = None if schema.weight is None else columns[schema.weight].values
     margins = base_margin_of(columns, schema.base_margin)
-    return Rows(features, columns[schema.label].values, weight, tuple(warnings), margins, dictionaries, subjects)
+    return Rows(features, label_of(columns, schema), weight, tuple(warnings), margins, dictionaries, subjects)
 
 
 def subjects_of(table: OpenTable, schema: Schema) -> tuple[Array | None, SchemaViolation | None]:
@@ -288,6 +298,12 @@ def subjects_of(table: OpenTable, schema: Schema) -> tuple[Array | None, SchemaV
     return np.asarray(hashes.data, np.uint64), None
 
 
+def label_of(columns: Mapping[str, Column], schema: Schema) -> Array:
+    """The labels in these columns, float32 (n_rows,), or (labels, n_rows) of several."""
+    found = [columns[name].values for name in schema.labels]
+    return found[0] if len(found) == 1 else np.stack(found)
+
+
 def base_margin_of(columns: Mapping[str, Column], names: Sequence[str]) -> Array | None:
     """The base margins in these columns, float32 (outputs, n_rows); None where there are none."""
     return np.stack([columns[name].values for name in names]) if names else None
@@ -295,14 +311,14 @@ def base_margin_of(columns: Mapping[str, Column], names: Sequence[str]) -> Array
 
 def _levels(schema: Schema) -> dict[str, tuple[Level, ...]]:
     """The levels of every column that is read as codes: of features the categorical ones, and a label of texts."""
-    return {**schema.levels, **({schema.label: schema.classes} if schema.classes else {})}
+    return {**schema.levels, **(dict.fromkeys(schema.labels, schema.classes) if schema.classes else {})}
 
 
 def load(table: OpenTable, schema: Schema, names: Sequence[str]) -> dict[str, Column]:
     """These columns of the schema, as far as the table has them once."""
     levels = {**_levels(schema), **dictionaries_of(table, schema, names)}
     wanted = {name: levels.get(name, ()) for name in names}
-    return load_columns(table, wanted, schema.decimal, schema.label, schema.date_columns)
+    return load_columns(table, wanted, schema.decimal, schema.labels, schema.date_columns)
 
 
 def dictionaries_of(table: OpenTable, schema: Schema, names: Sequence[str] | None = None) -> dict[str, tuple[str, ...]]:
@@ -390,12 +406,12 @@ def report_of(table: OpenTable, schema: Schema, label_kind: LabelKind) -> CheckR
             coarse += coarse_warnings(table, columns, numeric(schema, columns), schema.decimal)
             n_rows = len(next(iter(columns.values())).values) if columns else 0
             summaries |= {
-                name: summarize(name, columns[name]) for name in columns if name in (*schema.features, schema.label)
+                name: summarize(name, columns[name]) for name in columns if name in (*schema.features, *schema.labels)
             }
     features = tuple(summaries[name] for name in schema.features if name in summaries)
-    label = summaries.get(schema.label)
-    warnings = (*_warnings(features, label, n_rows, label_kind), *coarse)
-    return CheckReport(table.file, n_rows, tuple(violations), warnings, features, label, label_kind)
+    labels = tuple(summaries[name] for name in schema.labels if name in summaries)
+    warnings = (*_warnings(features, labels, n_rows, label_kind), *coarse)
+    return CheckReport(table.file, n_rows, tuple(violations), warnings, features, labels, label_kind)
 
 
 def check_label_kind(label_kind: LabelKind) -> None:
@@ -422,11 +438,11 @@ def load_columns(
     table: OpenTable,
     levels: Mapping[str, tuple[Level, ...]],
     decimal: str,
-    label: str | None = None,
+    labels: Sequence[str] = (),
     dates: Mapping[str, tuple[str, str]] = MappingProxyType({}),
 ) -> dict[str, Column]:
     """The columns that `levels` names and the table has exactly once: of a column without levels its numbers, of
-    another its codes. `label` is the column whose levels are classes, which truth values may stand for.
+    another its codes. `labels` are the columns whose levels are classes, which truth values may stand for.
 
     Args:
         dates: by name, the rule and the column of what is made of a date.
@@ -444,7 +460,7 @@ def load_columns(
             marks.append(None)
             continue
         column, kind, own = f"c{places[name]}", table.types[places[name]], levels[name]
-        typed_class = name == label and kind == "BOOLEAN"
+        typed_class = name in labels and kind == "BOOLEAN"
         marks.append(None if typed_class or not own else own)
         if typed_class and own:
             expressions.append(_truth_as_code(column, own))
@@ -562,7 +578,8 @@ def value_violations(
     if columns and not len(next(iter(columns.values())).values):
         return [no_rows(table)]
     roles: dict[str | None, Role] = dict.fromkeys(schema.base_margin, "base margin")
-    roles |= {schema.weight: "weight", schema.label: "label"}
+    roles |= dict.fromkeys(schema.labels, "label")
+    roles[schema.weight] = "weight"
     levels = _levels(schema)
     broken: list[Broken] = []
     dates = schema.date_columns
@@ -784,13 +801,14 @@ def summarize(name: str, column: Column) -> ColumnSummary:
 
 
 def _warnings(
-    features: tuple[ColumnSummary, ...], label: ColumnSummary | None, n_rows: int, label_kind: LabelKind
+    features: tuple[ColumnSummary, ...], labels: tuple[ColumnSummary, ...], n_rows: int, label_kind: LabelKind
 ) -> Iterator[str]:
     for feature in features:
         if n_rows and feature.missing == n_rows:
             yield f"feature {feature.name!r} is missing in every row; it helps only if other parties have it"
         elif feature.distinct == 1 and not feature.missing:
             yield f"feature {feature.name!r} is constant; it helps only if it differs at other parties"
-    if label is not None and label.distinct == 1:
-        kind = "one class only" if label_kind == "binary" or isinstance(label_kind, int) else "one value only"
-        yield f"label {label.name!r} has {kind}; this party has no metric of its own"
+    for label in labels:
+        if label.distinct == 1:
+            kind = "one class only" if label_kind == "binary" or isinstance(label_kind, int) else "one value only"
+            yield f"label {label.name!r} has {kind}; this party has no metric of its own"

@@ -22,6 +22,7 @@ from hansa.data.source import (
     check_label_kind,
     column_violations,
     dictionaries_of,
+    label_of,
     load,
     no_rows,
     numeric,
@@ -57,7 +58,7 @@ class StreamedRows:
 
     @property
     def n_rows(self) -> int:
-        return len(self.label)
+        return int(self.label.shape[-1])
 
     @property
     def n_features(self) -> int:
@@ -147,7 +148,7 @@ def _checked(table: OpenTable, schema: Schema, label_kind: LabelKind) -> Streame
     weight = None if schema.weight is None else kept[schema.weight].values
     starts = base_margin_of(kept, schema.base_margin)
     return StreamedRows(
-        kept[schema.label].values,
+        label_of(kept, schema),
         weight,
         starts,
         tuple(warnings),

@@ -191,7 +191,7 @@ def consoles(folder: Path, tables: Mapping[str, Table], label: str) -> Iterator[
             save_identity(identities[name], own / "keys")
             write_consortium(own / CONSORTIUM_FILE, held)
             if name in tables:
-                write_party_table(own / TABLE_FILE, tables[name], label, None)
+                write_party_table(own / TABLE_FILE, tables[name], (label,), None)
             path = _write_service(own, address, name in tables)
             command = "party" if name in tables else "aggregator"
             ready = _start(processes, name, folder, command, str(path), "--service", "--json")

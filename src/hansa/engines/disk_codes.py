@@ -176,6 +176,14 @@ class CodesOnDisk:
         with contextlib.suppress(BufferError):  # an array of it is still in use where a run failed: it goes with that
             self._map.close()
 
+    def of_rows(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
+        found = np.empty((len(rows), self._n_features), self._dtype)
+        chunk_of = rows // CHUNK_ROWS
+        for chunk in np.unique(chunk_of).tolist():
+            asked = np.flatnonzero(chunk_of == chunk)
+            found[asked] = self._codes_of(chunk)[:, rows[asked] - chunk * CHUNK_ROWS].T
+        return found
+
     def arrays(self) -> Iterator[npt.NDArray[Any]]:
         for chunk in range(len(self._spans)):
             yield self._codes_of(chunk)

@@ -57,6 +57,7 @@ class Shard:
             "quantise": held.quantise,
             "recode": held.recode,
             "set_leaves": held.set_leaves,
+            "shap": held.shap,
             "sizes": self._sizes,
             "start": held.start,
             "start_round": held.start_round,
@@ -136,7 +137,7 @@ class ShardWorker:
         found: set[str] = set()
         for file in self._source.parts.files:
             with self._source.open(Parts(self._source.parts.table, (file,))) as rows:
-                found |= column_hashes(key, each(rows), rows.label, rows.weight, rows.base_margin)
+                found |= column_hashes(key, each(rows), *np.atleast_2d(rows.label), rows.weight, rows.base_margin)
         return found
 
     def _digest(self, key: bytes) -> bytes:

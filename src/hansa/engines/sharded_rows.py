@@ -22,6 +22,7 @@ from hansa.errors import HansaError, RowsLost
 from hansa.plan import Plan
 from hansa.roles.summed.party_rows import Counts, Int64, TrainingStart
 from hansa.trees import histogram
+from hansa.trees.ensemble import Ensemble
 from hansa.trees.level import Level
 from hansa.trees.objective import Scales
 
@@ -214,9 +215,9 @@ class ShardedRows:
 
     # --- `party_rows.PartyRows` ---------------------------------------------------------------------------------------
 
-    def label_counts(self) -> tuple[dict[int, int], dict[int, int]]:
-        trained: dict[int, int] = {}
-        held: dict[int, int] = {}
+    def label_counts(self) -> tuple[dict[tuple[int, int], int], dict[tuple[int, int], int]]:
+        trained: dict[tuple[int, int], int] = {}
+        held: dict[tuple[int, int], int] = {}
         for answer in self._each("label_counts"):
             for counts, own in zip((trained, held), answer, strict=True):
                 for label, count in own.items():
@@ -266,6 +267,9 @@ class ShardedRows:
         answers = self._each("metrics", gradient_bound)
         names = [name for name, _ in answers[0]]
         return [(name, added([dict(answer)[name] for answer in answers])) for name in names]
+
+    def shap(self, model: Ensemble, unit: int) -> Int64:
+        return self._whole("shap", model, unit)
 
     def draw(self, tree: int) -> None:
         self._change("draw", tree)

@@ -16,7 +16,7 @@ from hansa.simulation.run import SimulationSettings
 
 def contributions(
     parties: Mapping[str, Any],
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     *,
     method: Method = "leave-one-out",
     metric: str | None = None,
@@ -43,7 +43,7 @@ def contributions(
     ----------
     parties : mapping of str to frame or tuple
         Each party's rows, as for `fit`.
-    label : str, optional
+    label : str or sequence of str, optional
         The column to predict; left out where parties give (X, y).
     method : {"leave-one-out", "shapley"}
         The metric of everybody's model less that without the member; or its Shapley value, the mean over all orders of joining, which

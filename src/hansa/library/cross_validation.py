@@ -18,7 +18,7 @@ from hansa.simulation.run import SimulationSettings
 
 def cv(
     parties: Mapping[str, Any],
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     *,
     folds: int = 5,
     mode: str = "federated",
@@ -54,7 +54,7 @@ def cv(
     ----------
     parties : mapping of str to frame or tuple
         Each party's rows, as for `fit`.
-    label : str, optional
+    label : str or sequence of str, optional
         The column to predict; left out where parties give (X, y).
     folds : int
         How many, 2 or more.

@@ -17,7 +17,7 @@ from hansa.trees.parameters import parse_parameters
 
 def describe(
     parties: Mapping[str, Any],
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     *,
     mode: str = "federated",
     weight: str | None = None,
@@ -36,7 +36,7 @@ def describe(
     ----------
     parties : mapping of str to frame or tuple
         Each party's rows, as for `fit`.
-    label : str, optional
+    label : str or sequence of str, optional
         The column to predict; left out where parties give (X, y).
     mode : {"federated", "secure-aggregation"}
         How the parties' counts are protected. Mode "coopetitive" opens no counts, so it is refused.

@@ -11,8 +11,14 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted, validate_data
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_array,
+    check_consistent_length,
+    check_is_fitted,
+    validate_data,
+)
 
 from hansa.callbacks import Callback
 from hansa.errors import DataError
@@ -277,8 +283,8 @@ class HansaClassifier(ClassifierMixin, _Hansa):  # type: ignore[misc]
         Parameters
         ----------
         X : frame or array (rows, features)
-        y : array (rows,)
-            Labels of any kind, two classes or more.
+        y : array (rows,) or (rows, labels)
+            Labels of any kind, two classes or more; of several labels 0 and 1, and `classes_` numbers the labels.
         groups : array (rows,), optional
             The party of each row; one party has all by default, which federated mode alone takes.
         sample_weight : array (rows,), optional
@@ -291,6 +297,13 @@ class HansaClassifier(ClassifierMixin, _Hansa):  # type: ignore[misc]
             X or y is not what was expected. HansaError: of a parameter or setting.
         """
         X = self._features(X, reset=True)
+        if type_of_target(y) == "multilabel-indicator":
+            labels = check_array(y, accept_sparse=False, dtype=np.float32)
+            self.classes_ = np.arange(labels.shape[1])
+            self.n_labels_ = labels.shape[1]
+            self._keep(self._train(X, labels, groups, sample_weight, base_margin))
+            return self
+        self.n_labels_ = 1
         y = _labels(y, X)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
@@ -304,20 +317,29 @@ class HansaClassifier(ClassifierMixin, _Hansa):  # type: ignore[misc]
         return self
 
     def _more(self) -> dict[str, Any]:
-        return {"num_class": len(self.classes_)} if len(self.classes_) > 2 else {}
+        return {"num_class": len(self.classes_)} if self._has_classes else {}
+
+    @property
+    def _has_classes(self) -> bool:
+        """Whether a row is of one of more than two classes."""
+        return self.n_labels_ == 1 and len(self.classes_) > 2
 
     def _default_objective(self) -> str:
-        return "multi:softprob" if len(self.classes_) > 2 else "binary:logistic"
+        return "multi:softprob" if self._has_classes else "binary:logistic"
 
     def predict_proba(self, X: Any, *, base_margin: Any = None) -> npt.NDArray[np.float32]:
-        """Probabilities, float32 (rows, classes), in the order of `classes_`; base_margin: as in `fit`."""
+        """Probabilities, float32 (rows, classes), in the order of `classes_`; of several labels that of 1, (rows, labels).
+
+        base_margin: as in `fit`.
+        """
         X = self._scored(X)
         return self.model_.predict_proba(X, base_margin=base_margin)
 
     def predict(self, X: Any, *, base_margin: Any = None) -> npt.NDArray[Any]:
-        """The likeliest class of each row; base_margin: as in `fit`."""
+        """The likeliest class of each row, or each label, (rows, labels); base_margin: as in `fit`."""
         X = self._scored(X)
-        found: npt.NDArray[Any] = self.classes_[self.model_.predict(X, base_margin=base_margin)]
+        predicted = self.model_.predict(X, base_margin=base_margin)
+        found: npt.NDArray[Any] = predicted if self.n_labels_ > 1 else self.classes_[predicted]
         return found
 
 
@@ -339,9 +361,9 @@ class HansaRegressor(RegressorMixin, _Hansa):  # type: ignore[misc]
     """
 
     def fit(self, X: Any, y: Any, *, groups: Any = None, sample_weight: Any = None, base_margin: Any = None) -> Self:
-        """Train; see `HansaClassifier.fit`. y: numbers (rows,)."""
+        """Train; see `HansaClassifier.fit`. y: numbers (rows,) or (rows, labels)."""
         X = self._features(X, reset=True)
-        y = _labels(y, X)
+        y = _labels(y, X, several=True)
         if y.dtype.kind not in "biuf":
             try:
                 y = y.astype(np.float64)
@@ -351,18 +373,21 @@ class HansaRegressor(RegressorMixin, _Hansa):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any, *, base_margin: Any = None) -> npt.NDArray[np.float32]:
-        """The value of each row, float32 (rows,); base_margin: as in `fit`."""
+        """The value of each row, float32 (rows,) or (rows, labels); base_margin: as in `fit`."""
         X = self._scored(X)
         return self.model_.predict(X, base_margin=base_margin)
 
 
-def _labels(y: Any, X: Any) -> npt.NDArray[Any]:
+def _labels(y: Any, X: Any, several: bool = False) -> npt.NDArray[Any]:
+    """y, checked: (rows,), or where several labels may be (rows, labels)."""
     from sklearn.utils import column_or_1d
     from sklearn.utils.validation import assert_all_finite
 
     if y is None:
         raise ValueError("This estimator requires y to be passed, but the target y is None.")
-    labels: npt.NDArray[Any] = column_or_1d(y, warn=True)
+    given: npt.NDArray[Any] = np.asarray(y)
+    several = several and given.ndim == 2 and given.shape[1] > 1
+    labels: npt.NDArray[Any] = given if several else column_or_1d(y, warn=True)
     assert_all_finite(labels, input_name="y")
     check_consistent_length(X, labels)
     return labels

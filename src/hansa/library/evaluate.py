@@ -25,7 +25,7 @@ from hansa.simulation.evaluation import (
 def evaluate(
     model: Model,
     table: Any,
-    label: str,
+    label: str | Sequence[str],
     *,
     classes: Sequence[str] = (),
     base_margin: Sequence[str] = (),
@@ -37,7 +37,7 @@ def evaluate(
 def evaluate(
     model: Model,
     table: Any,
-    label: str,
+    label: str | Sequence[str],
     *,
     classes: Sequence[str] = (),
     base_margin: Sequence[str] = (),
@@ -48,7 +48,7 @@ def evaluate(
 def evaluate(
     model: Model,
     table: Any,
-    label: str,
+    label: str | Sequence[str],
     *,
     classes: Sequence[str] = (),
     base_margin: Sequence[str] = (),
@@ -63,8 +63,8 @@ def evaluate(
     model : Model
     table : frame or path
         Rows with the model's features and the label; other columns are not read.
-    label : str
-        The column that the model predicts.
+    label : str or sequence of str
+        The column that the model predicts; of several labels the columns in the order of `model.label_names`.
     classes : sequence of str
         Where the label is texts: what it says, in the order of the classes 0, 1, ...
     base_margin : sequence of str
@@ -96,7 +96,13 @@ def evaluate(
     >>> hansa.evaluate(run.model, rows, label="fault", bins=5).confusion.rates[1].recall
     1.0
     """
-    question = Question(label, tuple(classes), base_margin=tuple(base_margin), threshold=threshold, bins=bins)
+    question = Question(
+        label if isinstance(label, str) else tuple(label),
+        tuple(classes),
+        base_margin=tuple(base_margin),
+        threshold=threshold,
+        bins=bins,
+    )
     if against is None:
         found: Evaluation | Comparison = evaluate_model(model.ensemble, _source(table), question)
         told = found.warnings if isinstance(found, Evaluation) else ()

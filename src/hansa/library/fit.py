@@ -51,7 +51,7 @@ from hansa.roles.batches import hold_out
 from hansa.roles.run import Progress
 from hansa.roles.summed.custom import Functions, GradientFunction, MetricFunction
 from hansa.simulation.comparison import PairedLoss, advice
-from hansa.simulation.evaluation import model_views, training_views
+from hansa.simulation.evaluation import model_views, shap_view, training_views
 from hansa.simulation.run import (
     OwnMetric,
     SimulationSettings,
@@ -64,7 +64,7 @@ from hansa.simulation.run import (
 from hansa.simulation.scores import score_table
 from hansa.simulation.summary import values_alone
 from hansa.simulation.tables import Table
-from hansa.trees.parameters import Parameters
+from hansa.trees.parameters import Parameters, with_labels
 from hansa.views.chart import View
 from hansa.views.html import notebook_html
 
@@ -127,6 +127,8 @@ class Run:
         Of the held-out rows of all parties, as the mode opened them last; empty without any.
     history : mapping of str to list
         The same after every round that opened them.
+    shap : mapping of str to float
+        By feature the mean size of SHAP values of all parties' rows, or of those held out; empty where none was asked for.
     seconds : float
         Of training, set-up and binning included.
     exposure : tuple of str
@@ -154,6 +156,7 @@ class Run:
     exposure: tuple[str, ...]
     openings: tuple[Opening, ...]
     warnings: tuple[str, ...] = ()
+    shap: Mapping[str, float] = field(default_factory=dict)
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
         names = list(next(iter(self.members.values())).together) if self.members else []
@@ -215,6 +218,7 @@ class Run:
                 self.plan.opened_steps,
             ),
             *model_views(self.model.ensemble),
+            *((shap_view(self.shap, "all parties' rows"),) if self.shap else ()),
         )
 
     def _repr_html_(self) -> str:
@@ -270,7 +274,7 @@ def split(frame: Any, by: str) -> dict[str, Any]:
 
 def fit(
     parties: Mapping[str, Any],
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     *,
     mode: str = "federated",
     weight: str | None = None,
@@ -283,6 +287,7 @@ def fit(
     rare_levels: Mapping[str, int] = MappingProxyType({}),
     evaluation_fraction: float = 0.0,
     evaluation_steps: Sequence[int] = (),
+    shap: str = "",
     min_cell_rows: int = DEFAULT_MIN_CELL_ROWS,
     label_range: tuple[float, float] | None = None,
     statistics: bool | None = None,
@@ -309,8 +314,9 @@ def fit(
     parties : mapping of str to frame or tuple
         Each party's rows: a frame with the features, the label, the weight and the base margin as columns; or (X, y), (X, y, weight)
         or (X, y, weight, base_margin), where X is a frame or an array (rows, features). All parties have the same columns.
-    label : str, optional
-        The column to predict; left out where parties give (X, y).
+    label : str or sequence of str, optional
+        The column to predict, or several: the model has an output for each. Left out where parties give (X, y), y (rows,) or
+        (rows, labels).
     mode : {"federated", "secure-aggregation", "coopetitive"}
         How the parties' sums or rows are protected.
     weight : str, optional
@@ -337,6 +343,9 @@ def fit(
         Share of each party's rows held out for metrics and early stopping.
     evaluation_steps : sequence of int
         Coopetitive: rounds after which metrics are opened; the last one by default.
+    shap : {"", "all", "held-out"}
+        Whose rows the mean size of SHAP values by feature is of: nobody's, all parties', or those held out. Needs `hansa[xgboost]`; not
+        in coopetitive mode.
     min_cell_rows : int
         Cuts stop at cells of so many pooled rows.
     label_range : (float, float), optional
@@ -450,6 +459,7 @@ def fit(
     labels = float(table.label.min()), float(table.label.max())
     plan = make_plan(settings, table.names, tuple(parts), labels, heaviest, levels, table.farthest)
     plan = replace(plan, custom_objective=_custom_objective(obj, gradient_bound, hessian_bound))
+    plan = replace(plan, shap=shap)
     functions = Functions(obj, custom_metric)
     start = _start_model(xgb_model)
     if start is not None:
@@ -465,7 +475,7 @@ def fit(
     started = time.perf_counter()
     with bar(progress) as shown, _compiling_on(shown, plan):
         report = _reporting(on_event, calls, shown)
-        model, history, traffic = _train(plan, parts, threads or useful_threads(), report, start, functions)
+        model, history, traffic, sizes_of = _train(plan, parts, threads or useful_threads(), report, start, functions)
     seconds = time.perf_counter() - started
     ready = Model(model)
     calls.after_training(ready)
@@ -477,6 +487,7 @@ def fit(
         },
         metrics={name: values[-1] for name, values in history.items() if values},
         history=history,
+        shap=sizes_of,
         seconds=seconds,
         exposure=exposure(plan),
         openings=openings_under(plan),
@@ -489,19 +500,20 @@ class Parties:
     """All parties' rows as one table, whose `party` holds the names that were given.
 
     Attributes:
-        sizes: rows of each party, in the order in which they were given. label, weight, base_margin: the columns' names.
+        sizes: rows of each party, in the order in which they were given. label, weight, base_margin: the columns' names; several labels
+            are a tuple.
     """
 
     table: Table
     sizes: Mapping[str, int]
-    label: str
+    label: str | tuple[str, ...]
     weight: str | None
     base_margin: tuple[str, ...] = ()
 
 
 def read_parties(
     parties: Mapping[str, Any],
-    label: str | None,
+    label: str | Sequence[str] | None,
     weight: str | None,
     parameters: Parameters,
     *,
@@ -519,17 +531,30 @@ def read_parties(
     named = checked_classes(list(classes) if not isinstance(classes, str) else classes, parameters)
     starts = (base_margin,) if isinstance(base_margin, str) else tuple(base_margin or ())
     sources = {date_rule(name, rule)[1] for name, rule in dates.items()}
+    given = () if label is None else (label,) if isinstance(label, str) else tuple(label)
+    labels = given or _label_names(_named(parties))
+    trained = with_labels(parameters, max(len(labels), 1))
+    names = {LABEL: list(labels), WEIGHT: [WEIGHT], BASE_MARGIN: _margin_names(trained.outputs)}
     tables = {
-        str(name): _columns(value, label, weight, starts, parameters.outputs, f"party {str(name)!r}", sources)
+        str(name): _columns(value, bool(given), weight, starts, names, f"party {str(name)!r}", sources)
         for name, value in _named(parties).items()
     }
-    if label is None:
-        label = LABEL
+    if not given:
         # What stands in the tuples, not what X calls its columns: a feature may be named weight.
         weight = WEIGHT if _all_give(parties, 2, WEIGHT) else None
-        starts = tuple(_margin_names(parameters.outputs)) if _all_give(parties, 3, BASE_MARGIN) else ()
-    table, sizes = _joined(tables, label, weight, starts, named, tuple(categorical), parameters, subject, dates)
-    return Parties(table.with_member_feature(member_feature), sizes, label, weight, starts)
+        starts = tuple(names[BASE_MARGIN]) if _all_give(parties, 3, BASE_MARGIN) else ()
+    table, sizes = _joined(tables, labels, weight, starts, named, tuple(categorical), trained, subject, dates)
+    one = labels if len(labels) > 1 else labels[0]
+    return Parties(table.with_member_feature(member_feature), sizes, one, weight, starts)
+
+
+def _label_names(parties: Mapping[Any, Any]) -> tuple[str, ...]:
+    """The columns of labels that were given as arrays, as many as the first party's has."""
+    first = next(iter(parties.values()))
+    shape = np.shape(first[1]) if isinstance(first, tuple) and len(first) > 1 else ()
+    if len(shape) < 2 or shape[1] == 1:
+        return (LABEL,)
+    return tuple(f"{LABEL}_{number}" for number in range(shape[1]))
 
 
 def _all_give(parties: Mapping[str, Any], place: int, what: str) -> bool:
@@ -559,23 +584,24 @@ def _named(parties: object) -> Mapping[Any, Any]:
 
 def _columns(
     value: Any,
-    label: str | None,
+    labelled: bool,
     weight: str | None,
     starts: tuple[str, ...],
-    outputs: int,
+    names_of: Mapping[str, list[str]],
     where: str,
     dates: Collection[str],
 ) -> dict[str, npt.NDArray[Any]]:
-    """A party's columns; label, weight and base margins among them."""
+    """A party's columns; labels, weight and base margins among them. labelled: whether names of labels were given. names_of: by what a
+    tuple holds, the names of its columns."""
     if not isinstance(value, tuple):
-        if label is None:
+        if not labelled:
             raise DataError(f"{where}: expected a label: say label=COLUMN, or give the party as a tuple (X, y)")
         return columns_of(value, where, dates=dates)
     if not 2 <= len(value) <= 4:
         raise DataError(
             f"{where}: expected (X, y), (X, y, weight) or (X, y, weight, base_margin), found a tuple of {len(value)}"
         )
-    if label is not None or weight is not None or starts:
+    if labelled or weight is not None or starts:
         raise DataError(
             f"{where}: the label is given twice: leave out label=, weight= and base_margin=, or give one frame for each party"
         )
@@ -584,13 +610,12 @@ def _columns(
     for what, given in zip((LABEL, WEIGHT, BASE_MARGIN), value[1:], strict=False):
         if given is None:
             continue
-        array = np.asarray(given)
-        array = array.reshape(-1, 1) if array.ndim < 2 or what != BASE_MARGIN else array
-        names = _margin_names(outputs) if what == BASE_MARGIN else [what]
+        array, names = np.asarray(given), names_of[what]
+        array = array.reshape(-1, 1) if array.ndim < 2 or what == WEIGHT else array
         if array.ndim != 2 or array.shape[1] != len(names):
             raise DataError(
                 f"{where}: the {what} has shape {array.shape}; expected (rows,)"
-                + (f" or (rows, {outputs})" if outputs > 1 else "")
+                + (f" or (rows, {len(names)})" if len(names) > 1 else "")
             )
         for name in names:
             if name in columns:
@@ -603,7 +628,7 @@ def _columns(
 
 def _joined(
     tables: Mapping[str, Mapping[str, npt.NDArray[Any]]],
-    label: str,
+    labels: tuple[str, ...],
     weight: str | None,
     starts: tuple[str, ...],
     classes: tuple[str, ...],
@@ -628,7 +653,7 @@ def _joined(
     def read(columns: Mapping[str, npt.NDArray[Any]], where: str) -> CodedTable:
         return read_coded(
             open_columns(columns, where),
-            label=label,
+            label=labels,
             weight=weight,
             base_margin=starts,
             subject=subject,
@@ -752,7 +777,7 @@ def _train(
     report: Callable[[Progress], None],
     start: bytes | None,
     functions: Functions,
-) -> tuple[bytes, Mapping[str, Sequence[float | None]], Traffic]:
+) -> tuple[bytes, Mapping[str, Sequence[float | None]], Traffic, Mapping[str, float]]:
     rows = {name: part.rows() for name, part in parts.items()}
     if plan.coopetitive is None:
         warm_up(plan.parameters, bool(plan.schema.categories))
@@ -760,14 +785,15 @@ def _train(
         run = train_in_process(
             plan, rows, threads=threads, report=report, policy=policy, start=start, functions=functions
         )
-        return run.outcome.model, run.outcome.history, {n: (t.bytes_up, t.bytes_down) for n, t in run.traffic.items()}
+        told = run.outcome
+        return told.model, told.history, {n: (t.bytes_up, t.bytes_down) for n, t in run.traffic.items()}, told.shap
     warm_up_shares(plan.parameters)
     shared = share_in_process(plan, rows, threads=threads, report=report)
     model = shared.members[plan.receivers[0]].model
     if model is None:
         raise HansaError("the run ended without a model")
     history = values_alone(shared.members[plan.servers[0]].history)
-    return model, history, {n: (t.bytes_up, t.bytes_down) for n, t in shared.traffic.items()}
+    return model, history, {n: (t.bytes_up, t.bytes_down) for n, t in shared.traffic.items()}, {}
 
 
 def _member(

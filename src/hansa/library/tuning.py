@@ -18,7 +18,7 @@ from hansa.simulation.tuning import EVALUATION_FRACTION, Space, Tuning, default_
 
 def tune(
     parties: Mapping[str, Any],
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     *,
     space: Space | None = None,
     trials: int = 50,
@@ -53,7 +53,7 @@ def tune(
     ----------
     parties : mapping of str to frame or tuple
         Each party's rows, as for `fit`.
-    label : str, optional
+    label : str or sequence of str, optional
         The column to predict; left out where parties give (X, y).
     space : mapping, optional
         XGBoost's parameters -> (lowest, highest) or (lowest, highest, "log") as a tuple, or a list of choices, in which None leaves

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from hansa.consortium.ledger import Ledger, spent_under, split_under
 from hansa.consortium.policy import PolicyRule
@@ -230,7 +231,7 @@ def _rules(member: MemberFile, source: Source, readable: bool) -> tuple[PolicyRu
             people = {name: member.members[name].identity.hex() for name in plan.parties}
             with open_rows(source, member.schema, label_kind=kind, by_column=by_column) as rows:
                 ledger.check(
-                    ledger.columns(each(rows), rows.label, rows.weight, rows.base_margin),
+                    ledger.columns(each(rows), *np.atleast_2d(rows.label), rows.weight, rows.base_margin),
                     people,
                     member.policy,
                     spent_under(plan),

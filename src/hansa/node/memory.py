@@ -125,11 +125,11 @@ def _bytes_of(plan: Plan, n_rows: int, lacks: bool, large: bool, *, streamed: bo
     features, outputs = len(schema.features), parameters.outputs
     of_code = _code_bytes(plan, lacks)
     codes = 0 if on_disk else features * of_code * (1 if large else 2)
-    columns = 1 if schema.weight is None else 2
+    columns = len(schema.labels) + (schema.weight is not None)
     hashes = 8 if parameters.subsample < 1 else 0
     held = plan.evaluation_fraction * 4 * (1 + columns) + (plan.evaluation_fraction > 0) / 8
     plain = large and parameters.label_kind in PLAIN_LABEL_KINDS
-    kept = (1 / 8 if plain else 4) + 4 * (columns - 1)
+    kept = (1 / 8 if plain else 4) * len(schema.labels) + 4 * (schema.weight is not None)
     derivatives = 16 * outputs if not large or parameters.trees_per_round > 1 else 0
     leaves = 4 if parameters.quantiles else 0  # of which leaf a row is in, before the leaves have values
     starts = 4 * outputs if parameters.quantiles and parameters.num_parallel_tree > 1 else 0

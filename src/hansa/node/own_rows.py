@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from hansa.consortium.ledger import Ledger
 from hansa.data.columns import Columns, each
 from hansa.data.holdout import keyed_digest
@@ -71,7 +73,7 @@ class RowsHere:
 
     def ledger_columns(self, ledger: Ledger) -> tuple[str, ...]:
         rows = self.columns
-        return ledger.columns(each(rows), rows.label, rows.weight, rows.base_margin)
+        return ledger.columns(each(rows), *np.atleast_2d(rows.label), rows.weight, rows.base_margin)
 
     def digest(self, key: bytes) -> bytes:
         return keyed_digest(key, self.columns)

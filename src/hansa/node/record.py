@@ -117,6 +117,7 @@ class AggregatorRecord(_Started, frozen=True, kw_only=True, tag_field="role", ta
     Attributes:
         masked_bytes: of what came from the parties. clear: what came without a mask.
         trees_grown, exchanges: in all. history: metric -> its values after each round. without_value: metric -> why it has none.
+        shap: by feature the mean size of SHAP values, where the plan has evaluation.shap.
         roster: (party, training rows, rows held out). traffic: by party. cross_validation: of a plan of folds, and search: of one of
             trials; the roster is the last one's. left_out: parties that the run went on without, where there are any.
     """
@@ -129,6 +130,7 @@ class AggregatorRecord(_Started, frozen=True, kw_only=True, tag_field="role", ta
     exchanges: int | UnsetType = UNSET
     history: dict[str, tuple[float | None, ...]] | UnsetType = UNSET
     without_value: dict[str, str] | UnsetType = UNSET
+    shap: dict[str, float] | UnsetType = UNSET
     model_sha256: str | UnsetType = UNSET
     roster: tuple[tuple[str, int, int], ...] | UnsetType = UNSET
     left_out: tuple[str, ...] | UnsetType = UNSET
@@ -141,7 +143,7 @@ class PartyRecord(_Started, frozen=True, kw_only=True, tag_field="role", tag="pa
 
     Attributes:
         masked_bytes: of what left. clear: what left without a mask. rows, warnings: of its table.
-        model_sha256: of the model; None where it is no receiver. left_out: as the aggregator's.
+        model_sha256: of the model; None where it is no receiver. left_out, shap: as the aggregator's.
     """
 
     masked_bytes: int | UnsetType = UNSET
@@ -150,6 +152,7 @@ class PartyRecord(_Started, frozen=True, kw_only=True, tag_field="role", tag="pa
     warnings: tuple[str, ...] | UnsetType = UNSET
     model_sha256: str | UnsetType | None = UNSET
     left_out: tuple[str, ...] | UnsetType = UNSET
+    shap: dict[str, float] | UnsetType = UNSET
 
 
 class SharedRecord(_Started, frozen=True, kw_only=True, tag_field="role", tag="member"):

@@ -81,7 +81,7 @@ class SchemaProposal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def text(self) -> str:
         """TOML for a plan, with comments."""
         features = [column for column in self.columns if column.role == "feature"]
-        label = next((column for column in self.columns if column.role == "label"), None)
+        labels = [column for column in self.columns if column.role == "label"]
         ignored = [column for column in self.columns if column.role == "ignore"]
         lines = [
             f"# Proposed by `hansa schema` from {', '.join(map(printable, self.files))}.",
@@ -89,14 +89,17 @@ class SchemaProposal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "[schema]",
             *_list("features", features),
         ]
-        if label is None:
+        if not labels:
             lines.append('# label = "..."  # the column to predict: take it out of the features')
+        elif len(labels) > 1:
+            lines += _list("label", labels)
         else:
-            lines += _comments(label, "")
-            lines.append(f"label = {_toml(label.name)}")
-            if label.levels:
-                lines.append("# The texts of the label: their order says which is class 0, 1, ...")
-                lines.append(write_toml({"classes": list(label.levels)}).rstrip("\n"))
+            lines += _comments(labels[0], "")
+            lines.append(f"label = {_toml(labels[0].name)}")
+        classes = sorted({level for label in labels for level in label.levels})
+        if classes:
+            lines.append("# The texts of the label: their order says which is class 0, 1, ...")
+            lines.append(write_toml({"classes": classes}).rstrip("\n"))
         if ignored:
             lines += _list("ignore", ignored)
         if self.decimal != ".":
@@ -121,13 +124,13 @@ class SchemaProposal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def propose_schema(
-    tables: Sequence[Path], members: Sequence[Path], *, label: str | None, decimal: str, ranges: bool
+    tables: Sequence[Path], members: Sequence[Path], *, labels: Sequence[str], decimal: str, ranges: bool
 ) -> SchemaProposal:
     """Propose a schema from tables, and from those of members' own files.
 
     Args:
         tables: files, folders or patterns. members: members' own files; their plan need not be there.
-        label: the column to predict, or None. decimal: as in `data.schema.Schema`. ranges: whether to give ranges and counts.
+        labels: the columns to predict. decimal: as in `data.schema.Schema`. ranges: whether to give ranges and counts.
 
     Raises PlanError where no table is named, DataError where one cannot be read or lacks the label.
     """
@@ -139,19 +142,20 @@ def propose_schema(
     names = list(dict.fromkeys(column.name for table in found for column in table.columns))
     for table in found:
         has = [column.name for column in table.columns]
-        if label is not None and label not in has:
-            raise DataError(f"{table.file}: no column {label!r}, which is to be the label; found {listed(has)}")
-    columns = tuple(_propose(name, found, label, ranges) for name in names)
+        for label in labels:
+            if label not in has:
+                raise DataError(f"{table.file}: no column {label!r}, which is to be the label; found {listed(has)}")
+    columns = tuple(_propose(name, found, labels, ranges) for name in names)
     return SchemaProposal(tuple(table.file for table in found), decimal, columns)
 
 
-def _propose(name: str, tables: Sequence[TableKind], label: str | None, ranges: bool) -> ProposedColumn:
+def _propose(name: str, tables: Sequence[TableKind], labels: Sequence[str], ranges: bool) -> ProposedColumn:
     """What a column is to be, by what it is in every table."""
     kinds = {table.file: column for table in tables for column in table.columns if column.name == name}
     types = tuple(dict.fromkeys(column.type for column in kinds.values()))
     role, why = _role(name, kinds, [table.file for table in tables])
     levels: tuple[str, ...] = ()
-    if name == label:
+    if name in labels:
         texts = all(column.kind in ("texts", "missing") for column in kinds.values())
         levels = tuple(sorted({text for column in kinds.values() for text in column.counts})) if texts else ()
         role = "label"

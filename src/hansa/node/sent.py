@@ -53,7 +53,7 @@ def sent_under(plan: Plan) -> tuple[SentKind, ...]:
     refined = f"in each of at most {REFINEMENTS} rounds"
     sent = [
         SentKind("number of rows, and of held-out rows", 2 * SUM, "once"),
-        SentKind("rows by binary exponent of label and weight", 2 * EXPONENTS * SUM, "once"),
+        SentKind("rows by binary exponent of label and weight", (parameters.num_target + 1) * EXPONENTS * SUM, "once"),
         SentKind("sums of labels and weights, rows with label 1", label_sums(parameters) * SUM, "once"),
         *(
             [SentKind("rows by level of the features whose rare levels become one", levels * SUM, "once")]
@@ -64,6 +64,7 @@ def sent_under(plan: Plan) -> tuple[SentKind, ...]:
         SentKind("rows in the parts of cells", parts * COUNT, refined),
         SentKind("sums of |gradient| and hessian", outputs * TOTALS * SUM, "per round"),
         *_residuals_under(plan),
+        *_shap_under(plan),
         SentKind(
             "histograms of gradients and hessians",
             nodes * features * (parameters.max_bin + 1) * SUM * planes,
@@ -97,6 +98,13 @@ def sent_under(plan: Plan) -> tuple[SentKind, ...]:
     return tuple(sent)
 
 
+def _shap_under(plan: Plan) -> tuple[SentKind, ...]:
+    """What a party sends of SHAP values, where the plan has a summary of them."""
+    if not plan.shap:
+        return ()
+    return (SentKind("sums of the sizes of SHAP values by feature", len(plan.schema.features) * SUM, "once"),)
+
+
 def _residuals_under(plan: Plan) -> tuple[SentKind, ...]:
     """What a party sends of residuals, where leaves are refitted to quantiles of them."""
     parameters = plan.parameters
@@ -115,7 +123,7 @@ def _residuals_under(plan: Plan) -> tuple[SentKind, ...]:
     ]
     if base_is_quantile(plan):
         kinds += [
-            SentKind(f"{what} by cell of the label", FIRST_CELLS * each, "once"),
+            SentKind(f"{what} by cell of the label", parameters.num_target * FIRST_CELLS * each, "once"),
             SentKind(f"{what} in the parts of these cells that hold a quantile", of_labels, refined),
         ]
     if plan.mode == MASKED and plan.verify_counts != "off":

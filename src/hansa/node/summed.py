@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from msgspec import UNSET
@@ -359,6 +360,7 @@ def _trained(
         exchanges=outcome.exchanges,
         history={name: tuple(values) for name, values in outcome.history.items()},
         without_value=outcome.without_value,
+        shap=outcome.shap or UNSET,
         model_sha256=model,
         roster=tuple((name, rows, held) for name, _, rows, held, _ in outcome.roster),
         clear=CLEAR[plan.mode],
@@ -462,6 +464,7 @@ def _received(
     warnings: tuple[str, ...],
     withheld: bool = False,
     left_out: tuple[str, ...] = (),
+    shap: Mapping[str, float] = MappingProxyType({}),
 ) -> PartyRecord:
     """The record of a party whose run is over."""
     return record.end(
@@ -471,6 +474,7 @@ def _received(
         model_sha256=None if model is None else hashlib.sha256(model).hexdigest(),
         clear=CLEAR[member.plan.mode],
         left_out=left_out or UNSET,
+        shap=dict(shap) or UNSET,
     )
 
 
@@ -582,4 +586,4 @@ def _contribute(
     if keep is not None and party.description is not None:
         keep(party.description)
     gone = () if surviving is None else surviving.left_out
-    return _received(member, record, party.model, n_rows, warnings, party.withheld, gone)
+    return _received(member, record, party.model, n_rows, warnings, party.withheld, gone, party.shap)

@@ -41,6 +41,7 @@ def warm_up(parameters: Parameters, categorical: bool = False) -> None:
     tiny = replace(
         parameters,
         num_class=2 if is_softmax(parameters.objective) else 0,
+        num_target=1,
         rounds=1,
         max_depth=2,
         num_parallel_tree=1,

@@ -133,13 +133,14 @@ from hansa.plan.values import (
     Range,
     RowBound,
     ServerLinks,
+    ShapRows,
     Sign,
     Steps,
     VerifyCounts,
     WeightLimit,
 )
 from hansa.trees.losses import HIGHER_IS_BETTER
-from hansa.trees.parameters import Parameters, parse_parameters
+from hansa.trees.parameters import Parameters, parse_parameters, with_labels
 
 KEYS_OF_COOPETITIVE = {
     "hub": "members.hub",
@@ -184,6 +185,7 @@ KEYS_OF_PLAN = {
     "verify_counts": "privacy.verify_counts",
     "evaluation_fraction": "evaluation.fraction",
     "folds": "evaluation.folds",
+    "shap": "evaluation.shap",
 }
 """Attribute of `Plan` -> its key in a plan file, of those that hold one value or a list."""
 
@@ -245,6 +247,8 @@ LATER_PARAMETERS: dict[str, Any] = {
             "tweedie_variance_power",
             "quantile_alpha",
             "balance",
+            "num_target",
+            "multi_strategy",
         ),
     )
 }
@@ -354,6 +358,8 @@ class Plan:
         A cell of so many pooled rows or fewer is not split further when cuts are searched.
     evaluation_fraction : float
         Share of each party's rows that is held out; 0 for none; of folds, that of one of them.
+    shap : {"", "all", "held-out"}
+        Whose rows the mean size of SHAP values by feature is of, as pooled sums: nobody's, all parties', or those held out.
     folds : int
         Of a cross-validation: the members train a model for each fold, on the rows of the others, and nobody receives one; else 0.
     fold : int or None
@@ -431,6 +437,7 @@ class Plan:
     search: Search | None = None
     trial: int | None = None
     part_of: Digest = ""
+    shap: ShapRows = ""
 
     def __post_init__(self) -> None:
         _hold(self, KEYS_OF_PLAN)
@@ -438,7 +445,8 @@ class Plan:
         object.__setattr__(self, "receivers", () if self.only_measures else tuple(sorted(self.receivers)))
         if self.folds:
             object.__setattr__(self, "evaluation_fraction", 1 / self.folds)
-        object.__setattr__(self, "parameters", self.parameters.for_features(self.schema.features))
+        parameters = with_labels(self.parameters, len(self.schema.labels))
+        object.__setattr__(self, "parameters", parameters.for_features(self.schema.features))
         if self.coopetitive is not None and self.parameters.monotone_constraints and not self.coopetitive.monotone:
             signs = dict(self.parameters.monotone_constraints)
             monotone = tuple(signs.get(name, 0) for name in self.schema.features)
@@ -527,8 +535,8 @@ class Plan:
 
     @property
     def can_wait(self) -> bool:
-        """Whether a run can go on after a process ended: not in folds and trials, nor where levels are found by the run."""
-        return not self.only_measures and not self.schema.union and not self.schema.rare_levels
+        """Whether a run can go on after a process ended: not in folds and trials, nor where it finds levels or sums SHAP values."""
+        return not (self.only_measures or self.schema.union or self.schema.rare_levels or self.shap)
 
     @property
     def only_measures(self) -> bool:
@@ -590,7 +598,7 @@ class Plan:
             content["release_condition"] = {key: release[key] for key in ("metric", "at_least", "at_most")}
         unchanged = {"verify_counts": "off", "min_child_rows": 1, "dominance": False}
         unchanged |= {"on_dropout": "wait" if self.can_wait else "abort"}
-        unchanged |= {"folds": 0, "continue_after_s": None, "part_of": ""}
+        unchanged |= {"folds": 0, "continue_after_s": None, "part_of": "", "shap": ""}
         unchanged |= {"statistics": True, "least_choices": 0, "leaf_bits": None, "start_model": ""}
         for key, value in unchanged.items():
             if content[key] == value:
@@ -629,6 +637,7 @@ class Plan:
             "privacy.verify_counts": self.verify_counts,
             "evaluation.fraction": self.evaluation_fraction,
             "evaluation.folds": self.folds,
+            "evaluation.shap": self.shap,
             "release.statistics": self.statistics,
             "release.least_choices": self.least_choices,
             "release.leaf_bits": self.release.leaf_bits,

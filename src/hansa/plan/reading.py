@@ -48,6 +48,7 @@ from hansa.plan.values import (
     RareRows,
     RowBound,
     ServerLinks,
+    ShapRows,
     Sign,
     Steps,
     Trials,
@@ -78,7 +79,7 @@ class SchemaTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """[schema]"""
 
     features: Names
-    label: Column
+    label: Column | Names
     weight: Column | None = None
     weight_limit: WeightLimit | None = None
     missing: Names | None = None
@@ -109,6 +110,7 @@ class EvaluationTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     fraction: Fraction = 0.0
     folds: Folds = 0
     steps: Steps | None = None
+    shap: ShapRows = ""
 
 
 class LabelsTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -330,6 +332,7 @@ def _plan(document: PlanDocument) -> Plan:
         verify_counts=privacy.verify_counts or default_verify_counts(document.mode, parties),
         evaluation_fraction=document.evaluation.fraction,
         folds=document.evaluation.folds,
+        shap=document.evaluation.shap,
         search=_search(document),
         coopetitive=_coopetitive(document) if shared else None,
         release=Release(
@@ -351,7 +354,9 @@ def _plan(document: PlanDocument) -> Plan:
 
 
 def _measuring(document: PlanDocument) -> str:
-    """What a plan that releases no model is, in words; "" of another."""
+    """What a plan is whose run cannot go on after a process ended, in words; "" of another."""
+    if document.evaluation.shap:
+        return "a run with a SHAP summary (evaluation.shap)"
     if document.evaluation.folds:
         return "a cross-validation (evaluation.folds)"
     return "" if document.search is None else "a search for parameters ([search])"

@@ -152,6 +152,49 @@ def one_against_the_rest_goes_with_coopetitive(plan: Plan) -> str | None:
     )
 
 
+def several_labels_can_be_had(plan: Plan) -> str | None:
+    labels = plan.schema.labels
+    if len(labels) == 1:
+        return None
+    why = f"schema.label names {len(labels)} columns"
+    if plan.coopetitive is not None:
+        return (
+            f"{why}, and the mode is {plan.mode!r}, where rows are shared with one label: train a model for each label, or take "
+            "another mode"
+        )
+    if plan.custom_objective is not None or plan.custom_metric is not None:
+        return (
+            f"{why}, and custom_objective and custom_metric are functions of rows with one label: leave them out, or train a model for "
+            "each label"
+        )
+    if plan.release.least_choices or plan.release.leaf_bits is not None:
+        return f"{why}; release.least_choices and leaf_bits speak of one first tree: leave them out, or train a model for each label"
+    return None
+
+
+def a_shap_summary_can_be_had(plan: Plan) -> str | None:
+    if not plan.shap:
+        return None
+    why = f"evaluation.shap is {plan.shap!r}"
+    if plan.coopetitive is not None:
+        return (
+            f"{why}, and the mode is {plan.mode!r}, where no party may have the model that its values are of: leave it out, and let a "
+            "receiver use hansa evaluate"
+        )
+    if plan.only_measures:
+        return f"{why}, and a plan of folds or trials releases no model; leave it out"
+    if not plan.statistics:
+        return f"{why}, and release.statistics is false: SHAP values follow from the covers of nodes; leave one of them out"
+    without = [name for name in plan.parties if name not in plan.receivers]
+    if without:
+        return f"{why}, and party {without[0]!r}, who would compute with the model, is no receiver: have all parties as receivers"
+    if plan.start_model:
+        return f"{why}, and start_model has cuts of another run, which no party keeps its rows by; leave evaluation.shap out"
+    if plan.shap == "held-out" and plan.evaluation_fraction == 0:
+        return f"{why}, and evaluation.fraction is 0: no rows are held out; give a fraction, or write 'all'"
+    return None
+
+
 def class_names_fit_labels(plan: Plan) -> str | None:
     return fault_of_classes(plan.schema.classes, plan.parameters)
 
@@ -672,6 +715,8 @@ RULES: tuple[Rule, ...] = (
     leaves_of_other_objectives_stay,
     choices_can_be_promised,
     one_against_the_rest_goes_with_coopetitive,
+    several_labels_can_be_had,
+    a_shap_summary_can_be_had,
     class_names_fit_labels,
     a_start_model_is_all_there_is_before,
     base_margins_fit,

@@ -96,6 +96,9 @@ NUMBERS_ON_SHARES = ("reg:squarederror", "count:poisson")
 
 SERVER_LINKS = ("hub", "direct")
 
+SHAP_ROWS = ("", "all", "held-out")
+"""Whose rows a plan's SHAP summary is of: nobody's, all parties', or those that they hold out."""
+
 ON_DROPOUT = ("wait", "abort", "continue")
 """What members do when one of them is gone: wait until it is back, or end the run. "continue" is known, and refused in this release."""
 
@@ -132,6 +135,7 @@ OnDropout = Annotated[str, one_of(*ON_DROPOUT)]
 VerifyCounts = Annotated[str, one_of(*VERIFY_COUNTS)]
 Fraction = Annotated[float, Meta(ge=0, lt=1, description="a number of at least 0 and below 1")]
 MOST_FOLDS = 1000
+ShapRows = Annotated[str, one_of(*SHAP_ROWS)]
 Folds = Annotated[
     int, Meta(ge=0, le=MOST_FOLDS, description=f"a whole number from 2 to {MOST_FOLDS}, or 0 for no folds")
 ]

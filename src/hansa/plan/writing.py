@@ -41,7 +41,10 @@ def write_plan(plan: Plan) -> str:
         "members": _members(plan),
         "schema": _schema(plan),
         "privacy": _privacy(plan),
-        "evaluation": {"folds": plan.folds} if plan.folds else {"fraction": plan.evaluation_fraction},
+        "evaluation": {
+            **({"folds": plan.folds} if plan.folds else {"fraction": plan.evaluation_fraction}),
+            **({"shap": plan.shap} if plan.shap else {}),
+        },
         "release": _release(plan),
         "parameters": given_of(plan.parameters),
     }

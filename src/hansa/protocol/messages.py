@@ -438,17 +438,31 @@ class ShowRows(Message, frozen=True):
     frame: memoryview
 
 
+class Explain(Message, frozen=True):
+    """Aggregator to party: the model is done; sum the sizes of your rows' SHAP values under it ("shap").
+
+    trees, model_sha256, model: as in `Finish`, which brings none after this. Where the plan has `evaluation.shap`, and the model is
+    released, so that every party receives it.
+    """
+
+    trees: int
+    model_sha256: bytes
+    model: bytes
+
+
 class Finish(Message, frozen=True):
     """Aggregator to party: the run is over. model is the zlib-compressed XGBoost JSON for receivers, empty for others.
 
     metric: where the plan's release depends on one, its value, as the aggregator says. Where that is not enough nobody gets the model,
     and hash and model are empty.
+    shap: after `Explain`, by feature the mean size of all parties' SHAP values; else empty.
     """
 
     trees: int
     model_sha256: bytes
     model: bytes
     metric: float | None = None
+    shap: tuple[float, ...] = ()
 
 
 class Received(Message, frozen=True):
@@ -616,6 +630,7 @@ MESSAGES: tuple[type[Message], ...] = (
     Contribution,
     VouchRows,
     ShowRows,
+    Explain,
     Finish,
     Received,
     Relay,
@@ -656,6 +671,7 @@ WITH_DATA: frozenset[type[Message]] = frozenset(
         CountResiduals,
         SetLeaves,
         Contribution,
+        Explain,
         Finish,
         Relay,
         ShareCounts,
@@ -667,7 +683,7 @@ WITH_DATA: frozenset[type[Message]] = frozenset(
         ShowRows,
     }
 )
-"""Messages whose binary data may be as long as a frame. Views of the frame hold them, but for the model in `Finish`."""
+"""Messages whose binary data may be as long as a frame. Views of the frame hold them, but for the model in `Explain` and `Finish`."""
 
 _OF_ALL_MEMBERS = frozenset(
     {Welcome, Resume, CheckpointSigned, KeysCommitted, ExchangeKeys, ConfirmKeys, KeysConfirmed, TellLevels, UseLevels}
@@ -709,6 +725,7 @@ AnyMessage = (
     | Contribution
     | VouchRows
     | ShowRows
+    | Explain
     | Finish
     | Received
     | Relay

@@ -29,6 +29,7 @@ from hansa.protocol.messages import (
     Described,
     Done,
     ExchangeKeys,
+    Explain,
     Finish,
     Join,
     KeepLevels,
@@ -72,9 +73,20 @@ PARTY: Transitions = {
         Abort: ("aborted",),
     },
     "locating": {CountResiduals: ("locating",), UseCuts: ("scaling",), Abort: ("aborted",)},
-    "scaling": {QuantiseGradients: ("growing",), Finish: ("finished",), Abort: ("aborted",)},
-    "growing": {SplitNodes: ("growing", "scaling", "refitting"), Finish: ("finished",), Abort: ("aborted",)},
+    "scaling": {
+        QuantiseGradients: ("growing",),
+        Explain: ("explaining",),
+        Finish: ("finished",),
+        Abort: ("aborted",),
+    },
+    "growing": {
+        SplitNodes: ("growing", "scaling", "refitting"),
+        Explain: ("explaining",),
+        Finish: ("finished",),
+        Abort: ("aborted",),
+    },
     "refitting": {CountResiduals: ("refitting",), SetLeaves: ("growing", "scaling"), Abort: ("aborted",)},
+    "explaining": {Finish: ("finished",), Abort: ("aborted",)},
     "finished": {},
     "aborted": {},
 }
@@ -86,9 +98,13 @@ AGGREGATOR: Transitions = {
     "labelling": {Contribution: ("labelling", "cutting", "totalling"), Abort: ("aborted",)},
     "cutting": {Contribution: ("cutting", "locating", "totalling"), Abort: ("aborted",)},
     "locating": {Contribution: ("locating", "totalling"), Abort: ("aborted",)},
-    "totalling": {Contribution: ("totalling", "growing", "finishing"), Abort: ("aborted",)},
-    "growing": {Contribution: ("growing", "refitting", "totalling", "finishing"), Abort: ("aborted",)},
+    "totalling": {Contribution: ("totalling", "growing", "explaining", "finishing"), Abort: ("aborted",)},
+    "growing": {
+        Contribution: ("growing", "refitting", "totalling", "explaining", "finishing"),
+        Abort: ("aborted",),
+    },
     "refitting": {Contribution: ("refitting", "growing", "totalling"), Abort: ("aborted",)},
+    "explaining": {Contribution: ("explaining", "finishing"), Abort: ("aborted",)},
     "finishing": {Received: ("finishing", "finished"), Abort: ("aborted",)},
     "finished": {},
     "aborted": {},
@@ -134,7 +150,9 @@ AGGREGATOR_VERIFYING: Transitions = {
 def _describing(table: Transitions) -> Transitions:
     """A party's table of a run that describes: it ends with `Described` where training would begin."""
     begun = {
-        state: legal for state, legal in table.items() if state not in ("locating", "scaling", "growing", "refitting")
+        state: legal
+        for state, legal in table.items()
+        if state not in ("locating", "scaling", "growing", "refitting", "explaining")
     }
     shown = [kind for kind in table["cutting"] if kind is ShowRows]
     return {
@@ -158,7 +176,9 @@ def _describing(table: Transitions) -> Transitions:
 def _describing_aggregator(table: Transitions) -> Transitions:
     """The aggregator's table of a run that describes."""
     begun = {
-        state: legal for state, legal in table.items() if state not in ("locating", "totalling", "growing", "refitting")
+        state: legal
+        for state, legal in table.items()
+        if state not in ("locating", "totalling", "growing", "refitting", "explaining")
     }
     vouched = [kind for kind in table["cutting"] if kind is VouchRows]
     return {

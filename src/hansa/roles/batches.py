@@ -28,13 +28,14 @@ def hold_out(plan: Plan) -> HoldOut:
     return HoldOut(plan.evaluation_fraction, seed) if plan.fold is None else HoldOut(0.0, seed, plan.folds, plan.fold)
 
 
-LabelCounts = dict[int, int]
-"""Rows by label, of labels that are whole numbers."""
+LabelCounts = dict[tuple[int, int], int]
+"""Rows by number of the label and its value, of values that are whole numbers."""
 
 
 def label_counts(labels: npt.NDArray[np.float32], held: npt.NDArray[np.bool_]) -> tuple[LabelCounts, LabelCounts]:
-    """Of the rows trained on, and of those held out: labels float32 (rows,); held bool (rows,)."""
-    return _counts(labels[~held]), _counts(labels[held])
+    """Of the rows trained on, and of those held out: labels float32 (rows,), or (labels, rows) of several; held bool (rows,)."""
+    each = np.atleast_2d(labels)
+    return _counts(each[:, ~held]), _counts(each[:, held])
 
 
 def enough_rows(plan: Plan, trained: LabelCounts, held_out: LabelCounts) -> bytes:
@@ -45,9 +46,12 @@ def enough_rows(plan: Plan, trained: LabelCounts, held_out: LabelCounts) -> byte
     return bits.to_bytes(-(-bits.bit_length() // 8), "little")
 
 
-def _counts(labels: npt.NDArray[Any]) -> dict[int, int]:
-    values, counts = np.unique(labels[labels == np.floor(labels)], return_counts=True)
-    return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+def _counts(labels: npt.NDArray[Any]) -> LabelCounts:
+    found: LabelCounts = {}
+    for number, own in enumerate(labels):
+        values, counts = np.unique(own[own == np.floor(own)], return_counts=True)
+        found |= {(number, int(value)): int(count) for value, count in zip(values, counts, strict=True)}
+    return found
 
 
 def claim(plan: Plan, name: str, rows: Rows) -> tuple[str, bytes, int, int, bytes]:

@@ -9,4 +9,5 @@ from hansa.trees.ensemble import Reading, Unseen
 def reading_of(plan: Plan) -> Reading:
     """How a model of this plan has cells read."""
     unseen: Unseen = "error" if plan.schema.unseen == "error" else "missing"
-    return Reading(unseen, plan.schema.dates, tuple(name for name, _ in plan.schema.rare_levels))
+    labels = plan.schema.labels if len(plan.schema.labels) > 1 else ()
+    return Reading(unseen, plan.schema.dates, tuple(name for name, _ in plan.schema.rare_levels), labels)

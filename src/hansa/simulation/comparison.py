@@ -45,9 +45,10 @@ def paired_loss(
     name, first = row_losses(objective, together, labels, quantiles)
     _, second = row_losses(objective, alone, labels, quantiles)
     difference = first - second
-    error = float(np.std(difference, ddof=1)) / math.sqrt(len(labels)) if len(labels) > 1 else math.inf
+    rows = len(difference)
+    error = float(np.std(difference, ddof=1)) / math.sqrt(rows) if rows > 1 else math.inf
     return PairedLoss(
-        loss=name, together=float(first.mean()), alone=float(second.mean()), standard_error=error, rows=len(labels)
+        loss=name, together=float(first.mean()), alone=float(second.mean()), standard_error=error, rows=rows
     )
 
 

@@ -239,12 +239,14 @@ def _value(
 
 
 def _of_nobody(settings: SimulationSettings, train: Table, test: Table) -> np.typing.NDArray[np.float32]:
-    """The mean label, or of several classes their shares, for every row."""
+    """The mean label, or each label's, or of several classes their shares, for every row."""
     classes = settings.parameters.num_class
     if classes:
         shares = [np.mean(train.label == k) for k in range(classes)]
         return np.tile(np.array(shares, np.float32), (test.n_rows, 1))
-    return np.full(test.n_rows, np.average(train.label, weights=train.weight), np.float32)
+    means = [np.average(own, weights=train.weight) for own in train.each_label]
+    found = np.tile(np.array(means, np.float32), (test.n_rows, 1))
+    return found if len(means) > 1 else found[:, 0]
 
 
 def _scores(settings: SimulationSettings, predictions: np.typing.NDArray[np.float32], test: Table) -> dict[str, float]:

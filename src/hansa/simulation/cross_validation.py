@@ -260,8 +260,8 @@ def _prepare(
     for fold in range(folds):
         train, test = table.take(places != fold), table.take(places == fold)
         where = f"fold {fold + 1} of {folds}"
-        counted = train.label if train.weight is None else train.label[train.weight > 0]
-        if settings.parameters.has_classes and len(np.unique(counted)) < 2:
+        counted = train.each_label if train.weight is None else [own[train.weight > 0] for own in train.each_label]
+        if settings.parameters.has_classes and any(len(np.unique(own)) < 2 for own in counted):
             raise DataError(f"{where}: all rows outside it have one label; choose fewer folds or another seed")
         parts = split_parties(train, names)
         told += [
@@ -407,16 +407,19 @@ def _own_metric(own: OwnMetric, parameters: Parameters, margins: npt.NDArray[np.
 def _metric(name: str, parameters: Parameters, margins: npt.NDArray[np.float32], test: Table) -> float:
     """A metric of rows in this process, as `trees.metrics` pools it; of one model a class, over rows and classes."""
     objective = parameters.objective
-    at_once = is_softmax(objective) or len(parameters.quantiles) > 1
+    at_once = is_softmax(objective) or len(parameters.quantiles) > 1 or parameters.num_target > 1
     classes = 0 if at_once or len(margins) == 1 else len(margins)
     labels = [(test.label == k).astype(np.float32) for k in range(classes)] or [test.label]
     each = [margins] if at_once else list(margins)
     farthest = float(np.abs(test.label).max())
     if objective == "reg:squarederror":
-        farthest = max(farthest, float(np.abs(margins[0].astype(np.float64) - test.label).max()) / 4)
+        given = margins if test.label.ndim == 2 else margins[0]
+        farthest = max(farthest, float(np.abs(given.astype(np.float64) - test.label).max()) / 4)
     heaviest = 0.0 if test.weight is None else float(test.weight.max())
     more = parameters.huber_slope, parameters.quantiles
-    scale = MetricScale(test.n_rows * len(labels), _exponent(heaviest), _exponent(farthest), *more)
+    scale = MetricScale(
+        test.n_rows * parameters.num_target * len(labels), _exponent(heaviest), _exponent(farthest), *more
+    )
     rows = zip(each, labels, strict=True)
     summed = sum(metric_sums(name, objective, own, label, test.weight, scale) for own, label in rows)
     return metric_value(name, objective, np.asarray(summed), scale)

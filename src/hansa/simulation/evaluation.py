@@ -26,6 +26,7 @@ from hansa.simulation.comparison import PairedLoss, paired_loss
 from hansa.simulation.scores import score_table, without_value
 from hansa.simulation.summary import History, Metrics, Reasons
 from hansa.simulation.tables import unknown_texts
+from hansa.trees.contributions import Contributions, is_installed
 from hansa.trees.ensemble import Ensemble
 from hansa.trees.losses import HIGHER_IS_BETTER, LOSSES, SOFTPROB, is_binary, is_logistic, is_softmax
 from hansa.trees.xgboost_json import to_json
@@ -243,13 +244,14 @@ class Question:
     """What rows a model is to be held to.
 
     Attributes:
-        label: the column. classes: what it says where it is texts, in the order of the classes.
+        label: the column, or of several labels the columns in the order of the model's outputs.
+        classes: what it says where it is texts, in the order of the classes.
         decimal, base_margin: as for `read_coded`.
         threshold: probability from above which label 1 is predicted. bins: of the calibration.
         plan: score only rows that this plan held out; None for all.
     """
 
-    label: str
+    label: str | tuple[str, ...]
     classes: tuple[str, ...] = ()
     decimal: str = "."
     base_margin: tuple[str, ...] = ()
@@ -259,7 +261,7 @@ class Question:
 
 
 def question_of(
-    label: str | None,
+    labels: tuple[str, ...],
     classes: tuple[str, ...] | None,
     plan: Plan | None,
     *,
@@ -269,20 +271,21 @@ def question_of(
     bins: int,
 ) -> Question:
     """A question as a command's options put it: the plan has the label and its classes, where there is one. Raises PlanError."""
-    if plan is None and label is None:
+    if plan is None and not labels:
         raise PlanError("no label is named; give --label, or --plan with the model's plan")
-    if plan is not None and label not in (None, plan.schema.label):
-        raise PlanError(f"--label is {label!r}, and the plan's label {plan.schema.label!r}; leave --label out")
-    chosen = plan.schema.label if plan is not None else label
-    assert chosen is not None
+    if plan is not None and labels not in ((), plan.schema.labels):
+        shown = ", ".join(map(repr, labels))
+        raise PlanError(f"--label is {shown}, and the plan's label {plan.schema.label!r}; leave --label out")
+    chosen = labels if plan is None else plan.schema.labels
     named = classes or (() if plan is None else plan.schema.classes)
     starts = base_margin or (() if plan is None else plan.schema.base_margin)
-    return Question(chosen, named, decimal, starts, threshold, bins, plan)
+    return Question(chosen if len(chosen) > 1 else chosen[0], named, decimal, starts, threshold, bins, plan)
 
 
 @dataclass(frozen=True)
 class _Scored:
-    """A model's predictions of rows, float32 (rows,) or (rows, outputs), probabilities of classes; labels float32 (rows,)."""
+    """A model's predictions of rows, float32 (rows,) or (rows, outputs), probabilities of classes; labels float32 (rows,), or
+    (labels, rows) of several."""
 
     ensemble: Ensemble
     table: CodedTable
@@ -345,7 +348,7 @@ def _objective_of(ensemble: Ensemble) -> str:
 
 def _label_kind(ensemble: Ensemble) -> LabelKind:
     kind = LOSSES[ensemble.objective].labels
-    if kind == "classes" or (ensemble.outputs > 1 and not ensemble.quantile_alpha):
+    if kind == "classes" or (ensemble.outputs > 1 and not ensemble.quantile_alpha and not ensemble.reading.labels):
         return ensemble.outputs
     return kind
 
@@ -354,6 +357,12 @@ def _score(ensemble: Ensemble, source: Source, question: Question) -> _Scored:
     if question.classes and len(question.classes) != _n_classes(ensemble):
         raise PlanError(
             f"{len(question.classes)} classes are named, and the model knows {_n_classes(ensemble) or 'none'}; name each of its classes"
+        )
+    named, known = (1 if isinstance(question.label, str) else len(question.label)), max(len(ensemble.reading.labels), 1)
+    if named != known:
+        theirs = f": {', '.join(ensemble.reading.labels)}" if known > 1 else ""
+        raise PlanError(
+            f"the model predicts {known} label{'s' * (known > 1)}{theirs}; name a column for each, found {named}"
         )
     if question.base_margin and len(question.base_margin) != ensemble.outputs:
         raise DataError(
@@ -382,7 +391,7 @@ def _score(ensemble: Ensemble, source: Source, question: Question) -> _Scored:
     if question.plan is not None:
         kept = _held_out(question.plan, source)
         features = np.ascontiguousarray(read.features[:, kept])
-        read, predictions, labels = replace(read, features=features), predictions[kept], labels[kept]
+        read, predictions, labels = replace(read, features=features), predictions[kept], labels[..., kept]
     return _Scored(ensemble, read, predictions, labels, (*read.warnings, *unknown_texts(read)))
 
 
@@ -417,13 +426,13 @@ def _evaluated(scored: _Scored, question: Question) -> Evaluation:
         model_sha256=hashlib.sha256(to_json(ensemble)).hexdigest(),
         objective=ensemble.objective,
         rounds=ensemble.rounds,
-        rows=len(labels),
+        rows=labels.shape[-1],
         held_out=question.plan is not None,
         label_mean=float(labels.mean(dtype=np.float64)),
         metrics={name: None if np.isnan(value) else value for name, value in values.items()},
         without_value=without_value(values, labels, predictions.shape[1] if predictions.ndim == 2 else 0),
         calibration=tuple(_calibrations(ensemble, predictions, labels, names, question.bins)),
-        confusion=confusion_of(predictions, labels, names, question.threshold) if names else None,
+        confusion=confusion_of(predictions, labels, names, question.threshold) if names and labels.ndim == 1 else None,
         importance=importance,
         importance_of=of,
         shap=_shap(ensemble, scored.table),
@@ -438,16 +447,27 @@ def _calibrations(
     names: Sequence[str],
     bins: int,
 ) -> list[Calibration]:
+    if labels.ndim == 2:
+        each = zip(predictions.T, labels, ensemble.reading.labels, strict=True)
+        return [found for p, y, of in each for found in _calibration(ensemble.objective, p, y, of, bins)]
     if predictions.ndim == 2 and not ensemble.quantile_alpha:
         return [
             calibration_of(predictions[:, k], labels == k, np.linspace(0, 1, bins + 1), name)
             for k, name in enumerate(names)
         ]
-    if is_logistic(ensemble.objective):
-        return [calibration_of(predictions, labels, np.linspace(0, 1, bins + 1), names[1])]
-    if ensemble.objective in MEANS:
+    of = names[1] if is_logistic(ensemble.objective) else ""
+    return _calibration(ensemble.objective, predictions, labels, of, bins)
+
+
+def _calibration(
+    objective: str, predictions: npt.NDArray[np.float32], labels: npt.NDArray[np.float32], of: str, bins: int
+) -> list[Calibration]:
+    """That of one output, (rows,); none where predictions are neither probabilities nor means."""
+    if is_logistic(objective):
+        return [calibration_of(predictions, labels, np.linspace(0, 1, bins + 1), of)]
+    if objective in MEANS:
         edges = np.unique(np.quantile(predictions.astype(np.float64), np.linspace(0, 1, bins + 1)))
-        return [calibration_of(predictions, labels, edges, "")]
+        return [calibration_of(predictions, labels, edges, of)]
     return []
 
 
@@ -522,27 +542,17 @@ def _shap(ensemble: Ensemble, table: CodedTable) -> dict[str, float]:
     """Mean size of SHAP values by feature, the largest first; empty where they cannot be had."""
     if not ensemble.trees or not sum(ensemble.importance("total_cover").values()):
         return {}
-    try:
-        import xgboost
-    except ImportError:
+    if not is_installed():
         return {}
     n_rows = table.features.shape[1]
     rows = np.linspace(0, n_rows - 1, min(n_rows, SHAP_ROWS)).astype(np.int64)
     features = table.features[:, rows].copy()
-    kinds = []
-    for place, levels in enumerate(ensemble.categories or (None,) * len(features)):
-        kinds.append("q" if levels is None else "c")
+    for place, levels in enumerate(ensemble.categories):
         if levels:
             features[place, features[place] >= len(levels)] = (
                 np.nan
             )  # no category: XGBoost refuses codes that it does not know
-    booster = xgboost.Booster(params={"nthread": cores()})
-    booster.load_model(bytearray(to_json(ensemble)))
-    matrix = xgboost.DMatrix(
-        features.T, feature_names=list(ensemble.feature_names), feature_types=kinds, enable_categorical=True
-    )
-    values = np.abs(booster.predict(matrix, pred_contribs=True))
-    means = values.reshape(-1, values.shape[-1]).mean(axis=0, dtype=np.float64)[:-1]
+    means = Contributions(ensemble, "here", cores()).sizes(features).mean(axis=0)
     found = dict(zip(ensemble.feature_names, means.tolist(), strict=True))
     return {name: value for name, value in sorted(found.items(), key=lambda own: (-own[1], own[0])) if value > 0}
 
@@ -674,21 +684,21 @@ def is_higher_better(metric: str) -> bool:
 
 def _importance_views(found: Evaluation) -> list[View]:
     views = [importance_view(found.importance, found.importance_of)] if found.importance else []
-    if found.shap:
-        shown = list(found.shap.items())[:MOST_FEATURES]
-        bars = tuple(Bar(name=name, value=value, text=f"{value:.3g}") for name, value in shown)
-        views.append(
-            View(
-                name="shap",
-                title="What moves predictions",
-                note="Mean size of SHAP values on these rows, in margins (log-odds of classes).",
-                table=(("feature", "mean |SHAP|"), *((name, f"{value:.4g}") for name, value in shown)),
-                chart=Bars(x="mean |SHAP value|", bars=bars),
-                alt="Mean size of SHAP values, the largest first: "
-                + ", ".join(f"{bar.name} {bar.text}" for bar in bars[:5]),
-            )
-        )
-    return views
+    return [*views, *((shap_view(found.shap, "these rows"),) if found.shap else ())]
+
+
+def shap_view(sizes: Mapping[str, float], rows: str) -> View:
+    """The mean size of SHAP values by feature, the largest first. `rows`: whose, in words."""
+    shown = sorted(sizes.items(), key=lambda own: -own[1])[:MOST_FEATURES]
+    bars = tuple(Bar(name=name, value=value, text=f"{value:.3g}") for name, value in shown)
+    return View(
+        name="shap",
+        title="What moves predictions",
+        note=f"Mean size of SHAP values on {rows}, in margins (log-odds of classes).",
+        table=(("feature", "mean |SHAP|"), *((name, f"{value:.4g}") for name, value in shown)),
+        chart=Bars(x="mean |SHAP value|", bars=bars),
+        alt="Mean size of SHAP values, the largest first: " + ", ".join(f"{bar.name} {bar.text}" for bar in bars[:5]),
+    )
 
 
 def _compared_importance(found: Comparison) -> View:

@@ -105,7 +105,7 @@ def train_pooled_xgboost(
     if parameters.num_class and not is_softmax(parameters.objective):
         # XGBoost trains one model a column: one class against the rest.
         label = (label[:, None] == np.arange(parameters.num_class)).astype(np.float32)
-    names = {"train": train.features, "label": label}
+    names = {"train": train.features, "label": label if train.label.ndim == 1 else np.ascontiguousarray(label.T)}
     if train.weight is not None:
         names["weight"] = train.weight
     if test is not None:

@@ -55,7 +55,7 @@ def write_consortium(
     (folder / "plan.toml").write_text(write_plan(plan), encoding="utf-8")
     for name, table in tables.items():
         path = folder / f"{name}.parquet"
-        write_party_table(path, table, plan.schema.label, plan.schema.weight, plan.schema.base_margin)
+        write_party_table(path, table, plan.schema.labels, plan.schema.weight, plan.schema.base_margin)
     direct = plan.coopetitive is not None and plan.coopetitive.server_links == "direct"
     dialled = [server for server in plan.servers if direct and server != plan.hub]
     servers = dict(zip(dialled, _free_addresses(len(dialled)), strict=True))

@@ -43,7 +43,7 @@ from hansa.simulation.comparison import PairedLoss, advice, paired_loss
 from hansa.simulation.evaluation import model_views, training_views
 from hansa.simulation.pooled_xgboost import ONE_HOT, is_installed, train_pooled_xgboost
 from hansa.simulation.processes import preload, train_in_processes
-from hansa.simulation.scores import METRICS, METRICS_OF_CLASSES, score_table, without_value
+from hansa.simulation.scores import METRICS_OF_CLASSES, metrics_of, score_table, without_value
 from hansa.simulation.summary import (
     Compared,
     ComparedReasons,
@@ -66,7 +66,7 @@ from hansa.transport.recording import RecordingHub
 from hansa.trees.ensemble import Ensemble
 from hansa.trees.leaf_choices import enough_rows
 from hansa.trees.losses import HIGHER_IS_BETTER, LEAST_PROBABILITY, SOFTPROB, is_binary, is_softmax
-from hansa.trees.parameters import Parameters
+from hansa.trees.parameters import Parameters, with_labels
 from hansa.trees.xgboost_json import from_json
 from hansa.views.chart import View, number
 from hansa.views.training import phases_view
@@ -105,7 +105,7 @@ class SimulationSettings:
 
     Attributes:
         parameters: of the trees. mode: of the plan.
-        label, weight, base_margin: column names.
+        label, weight, base_margin: column names; several labels are a tuple.
         min_cell_rows, evaluation_fraction: of the plan.
         alone, pooled: whether to train each party alone, and the pooled rows (Hansa, and XGBoost where it is installed).
         in_process: without processes and sockets. threads: compute threads of a party (of the run, in one process).
@@ -118,7 +118,7 @@ class SimulationSettings:
     """
 
     parameters: Parameters
-    label: str
+    label: str | tuple[str, ...]
     mode: str = "federated"
     weight: str | None = None
     base_margin: tuple[str, ...] = ()
@@ -143,6 +143,10 @@ class SimulationSettings:
     unseen: str = "missing"
     rare_levels: tuple[tuple[str, int], ...] = ()
     own_metric: OwnMetric | None = None
+
+    def __post_init__(self) -> None:
+        parameters = with_labels(self.parameters, 1 if isinstance(self.label, str) else len(self.label))
+        object.__setattr__(self, "parameters", parameters)
 
     @property
     def functions(self) -> Functions:
@@ -379,10 +383,15 @@ def warnings_of(train: Table, test: Table) -> list[str]:
 def check_labels(parameters: Parameters, train: Table) -> None:
     """Refuse labels that the objective does not take. Raises DataError naming the row."""
     classes = parameters.num_class
-    wrong = np.flatnonzero(~np.isin(train.label, np.arange(classes or 2)))
-    if not parameters.has_classes or not wrong.size:
+    wrong = [
+        (int(rows[0]), own)
+        for own in train.each_label
+        if (rows := np.flatnonzero(~np.isin(own, np.arange(classes or 2)))).size
+    ]
+    if not parameters.has_classes or not wrong:
         return
-    where = f"training table, row {wrong[0] + 1}: label {train.label[wrong[0]]:g}"
+    row, label = wrong[0]
+    where = f"training table, row {row + 1}: label {label[row]:g}"
     if classes:
         raise DataError(f"{where}; num_class = {classes} expects a whole number from 0 to {classes - 1}")
     raise DataError(
@@ -444,7 +453,7 @@ class _Scores:
 
 def _nothing(parameters: Parameters, why: str) -> _Scores:
     several = parameters.num_class and not is_softmax(parameters.objective)
-    names = METRICS_OF_CLASSES if several else METRICS[parameters.objective]
+    names = METRICS_OF_CLASSES if several else metrics_of(parameters.objective, parameters.num_target)
     return _Scores(None, dict.fromkeys(names, why))
 
 
@@ -630,12 +639,14 @@ def predict_alone(plan: Plan, train: Table, test: Table) -> npt.NDArray[np.float
 
 def _train_alone(plan: Plan, train: Table, test: Table, functions: Functions = NO_FUNCTIONS) -> _Scores:
     """Metrics of a model of this party's rows only; none where they cannot train one. See `_predict_local` for several classes."""
-    labels = np.unique(_counted_labels(plan, train))
+    labels = [np.unique(own) for own in np.atleast_2d(_counted_labels(plan, train))]
     why = ""
-    if not len(labels):
+    if not len(labels[0]):
         why = "no row of weight above 0 is left to train on"
-    elif is_binary(plan.parameters.objective) and len(labels) == 1:
-        why = f"its training rows all have label {labels[0]:g}"
+    elif is_binary(plan.parameters.objective):
+        of_one = ((name, own) for name, own in zip(plan.schema.labels, labels, strict=True) if len(own) == 1)
+        for name, own in of_one:
+            why = f"its training rows all have {'label' if len(labels) == 1 else name} {own[0]:g}"
     if why:
         return _nothing(plan.parameters, why)
     try:
@@ -649,7 +660,7 @@ def _counted_labels(plan: Plan, train: Table) -> npt.NDArray[np.float32]:
     """Labels of the rows that training counts: not held out, and of a weight above 0."""
     counted = np.ones(train.n_rows, np.bool_) if train.weight is None else train.weight > 0
     counted &= ~held_out(train.features, train.label, hold_out(plan))
-    return train.label[counted]
+    return train.label[..., counted]
 
 
 def _predict_local(

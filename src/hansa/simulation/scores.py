@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from hansa.trees.losses import is_logistic, is_softmax
+from hansa.trees.losses import HIGHER_IS_BETTER, is_logistic, is_softmax
 from hansa.trees.metrics import LEAST_GAMMA_MEAN
 
 Float = npt.NDArray[np.float64]
@@ -30,6 +30,12 @@ METRICS = {
 }
 METRICS_OF_CLASSES = ("auc_ovr", "merror", "logloss", "error")
 """The metrics of a table, by objective, and those where there are several classes."""
+
+
+def metrics_of(objective: str, n_labels: int = 1) -> tuple[str, ...]:
+    """The metrics of a table with so many labels: of several none that ranks rows by one score."""
+    names = METRICS[objective]
+    return names if n_labels == 1 else tuple(name for name in names if name not in HIGHER_IS_BETTER)
 
 
 def _ranks(values: Float) -> Float:
@@ -72,11 +78,16 @@ def score_table(
 
     quantiles: those that reg:quantileerror predicts.
 
+    Of several labels, (labels, n), metrics are over rows and labels, as XGBoost's; those that rank rows are left out (`metrics_of`).
     Of classes 0, 1, ..., one against the rest: auc_ovr is the mean of the classes' auc, of those that some rows have and some have
     not; merror is the share of rows whose greatest prediction is not their class's; logloss and error are means over rows and classes,
     and of softmax mlogloss is the mean of -ln of the probability of a row's own class.
     A metric without a value is NaN; `without_value` says why.
     """
+    if labels.ndim == 2:
+        names = metrics_of(objective, len(labels))
+        found = score_table(objective, np.ascontiguousarray(predictions.T).ravel(), labels.ravel())
+        return {name: found[name] for name in names}
     if not len(labels):
         several = predictions.ndim == 2 and not is_softmax(objective)
         names = METRICS_OF_CLASSES if several else METRICS[objective]
@@ -139,12 +150,12 @@ def without_value(scores: Mapping[str, float], labels: npt.NDArray[np.float32], 
     """Why metrics of these test rows have no value, as parts of a sentence, by metric.
 
     Args:
-        scores: from `score_table`. labels: float32 (n,). classes: the number of classes, 0 where there are none: a class that the
+        scores: from `score_table`. labels: as there. classes: the number of classes, 0 where there are none: a class that the
             mean of auc_ovr leaves out is named too.
     """
-    if not len(labels):
+    if not labels.size:
         return dict.fromkeys(scores, "there are no test rows")
-    one_label = f"the test rows all have label {labels[0]:g}"
+    one_label = f"the test rows all have label {labels.flat[0]:g}"
     reasons = {"rmsle": "the prediction of a test row is -1 or less"}
     found = {name: reasons.get(name, one_label) for name, value in scores.items() if math.isnan(value)}
     if "auc_ovr" in scores and "auc_ovr" not in found:
@@ -162,9 +173,9 @@ def _error(p: Float, y: Float) -> float:
     return float(np.mean((p > 0.5) != (y > 0.5)))
 
 
-def main_metric(objective: str) -> str:
-    """The metric of a model of one output that tables show."""
-    return METRICS[objective][0]
+def main_metric(objective: str, n_labels: int = 1) -> str:
+    """The metric that tables show of a model of one output, or of one for each of several labels."""
+    return metrics_of(objective, n_labels)[0]
 
 
 def row_losses(
@@ -176,8 +187,11 @@ def row_losses(
     """The name of an objective's loss, and each row's, float64 (rows,); what does not depend on the prediction is left out.
 
     predictions: as `Ensemble.predict` gives them, probabilities of classes (rows, classes). quantiles: those that reg:quantileerror
-        predicts.
+        predicts. Of several labels, (labels, rows), a row's loss is the mean of theirs.
     """
+    if labels.ndim == 2:
+        each = [row_losses(objective, predictions[:, number], own) for number, own in enumerate(labels)]
+        return each[0][0], np.mean([losses for _, losses in each], axis=0)
     p, y = np.asarray(predictions, np.float64), np.asarray(labels, np.float64)
     if objective == "reg:quantileerror":
         return "quantile", _pinball(p, y, quantiles)

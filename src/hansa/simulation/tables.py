@@ -33,7 +33,7 @@ class Table:
     Attributes:
         names: of the features.
         features: float32 (n_features, n_rows), NaN missing.
-        label: float32 (n_rows,). weight: float32 (n_rows,) or None.
+        label: float32 (n_rows,), or (labels, n_rows) of several. weight: float32 (n_rows,) or None.
         party: object (n_rows,): each row's value of the party column, as text.
         categories: levels of the categorical columns.
         warnings: what the file holds that is allowed but probably not meant.
@@ -80,7 +80,12 @@ class Table:
 
     @property
     def n_rows(self) -> int:
-        return len(self.label)
+        return int(self.label.shape[-1])
+
+    @property
+    def each_label(self) -> tuple[npt.NDArray[np.float32], ...]:
+        """The labels one by one, float32 (n_rows,)."""
+        return tuple(self.label) if self.label.ndim > 1 else (self.label,)
 
     @property
     def farthest(self) -> float:
@@ -126,7 +131,7 @@ class Table:
         return replace(
             self,
             features=np.ascontiguousarray(self.features[:, rows]),
-            label=self.label[rows],
+            label=np.ascontiguousarray(self.label[..., rows]),
             weight=None if self.weight is None else self.weight[rows],
             party=self.party[rows],
             subject=None if self.subject is None else self.subject[rows],
@@ -156,7 +161,7 @@ class Table:
 
 def read_table(
     path: Path,
-    label: str,
+    label: str | tuple[str, ...],
     party_column: str | None,
     weight: str | None = None,
     like: Table | None = None,
@@ -207,10 +212,12 @@ def unknown_texts(read: CodedTable) -> Iterator[str]:
 
 
 def split_table(table: Table, fraction: float, seed: int, stratified: bool) -> tuple[Table, Table]:
-    """Split rows at random into (train, test), class by class where `stratified`; the same for a seed everywhere."""
+    """Split rows at random into (train, test), where `stratified` class by class (of several labels, by all); the same for a seed
+    everywhere."""
     # A stream of its own: whoever gave the rows to parties with PCG64(seed) would otherwise get splits that follow the parties.
     draw = np.random.Generator(np.random.PCG64(np.random.SeedSequence([SPLIT_STREAM, seed])))
-    groups = [np.flatnonzero(table.label == value) for value in np.unique(table.label)] if stratified else None
+    kinds = np.unique(table.label, axis=-1, return_inverse=True)[1].ravel()
+    groups = [np.flatnonzero(kinds == kind) for kind in range(kinds.max() + 1)] if stratified else None
     test = np.zeros(table.n_rows, np.bool_)
     for group in groups or [np.arange(table.n_rows)]:
         order = draw.permutation(group)
@@ -221,13 +228,13 @@ def split_table(table: Table, fraction: float, seed: int, stratified: bool) -> t
 
 
 def write_party_table(
-    path: Path, table: Table, label: str, weight: str | None, base_margin: tuple[str, ...] = ()
+    path: Path, table: Table, labels: tuple[str, ...], weight: str | None, base_margin: tuple[str, ...] = ()
 ) -> None:
-    """Write a party's rows as Parquet, features and label under their own names; float32 values stay exact, categories are levels, and
+    """Write a party's rows as Parquet, features and labels under their own names; float32 values stay exact, categories are levels, and
     in place of features made of dates stand the columns of dates."""
     plain = [place for place, name in enumerate(table.names) if name not in table.dates]
-    names = [*(table.names[place] for place in plain), label, *([weight] if weight else []), *base_margin]
-    arrays = [*table.features[plain], table.label, *([table.weight] if table.weight is not None else [])]
+    names = [*(table.names[place] for place in plain), *labels, *([weight] if weight else []), *base_margin]
+    arrays = [*table.features[plain], *table.each_label, *([table.weight] if table.weight is not None else [])]
     arrays += [] if table.base_margin is None else [*table.base_margin]
     columns: dict[str, npt.NDArray[Any]] = {f"c{i}": np.ascontiguousarray(own) for i, own in enumerate(arrays)}
     columns |= {f"d{i}": cells for i, cells in enumerate(table.date_cells.values())}

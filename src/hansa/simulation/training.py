@@ -52,7 +52,7 @@ class Training:
 def read_training(
     path: Path,
     *,
-    label: str,
+    label: tuple[str, ...],
     party_column: str,
     weight: str | None,
     classes: tuple[str, ...] | None,
@@ -99,7 +99,7 @@ def read_training(
     least = min_cell_rows or DEFAULT_MIN_CELL_ROWS
     chosen = SimulationSettings(
         parameters,
-        label,
+        label if len(label) > 1 else label[0],
         mode,
         weight,
         base_margin,

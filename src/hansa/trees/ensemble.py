@@ -269,11 +269,13 @@ class Reading:
         unseen: "error" where a level that the model does not know is refused, "missing" where it is of no category.
         dates: by feature that is made of a date, in the order of the features, the rule (`hansa.data.schema.date_rule`).
         other: features whose last level takes every level that the model does not know.
+        labels: of a model of several labels their names, in the order of the outputs; () of others, whose outputs may be classes.
     """
 
     unseen: Unseen = "missing"
     dates: tuple[tuple[str, str], ...] = ()
     other: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 AS_EVERYWHERE = Reading()
@@ -350,6 +352,11 @@ class Ensemble:
             raise DataError(
                 f"ensemble: quantile_alpha is {self.quantile_alpha}; expected {quantiles or 'no'} numbers from 0 to 1 for "
                 f"{self.outputs} outputs of {self.objective}"
+            )
+        labels = self.reading.labels
+        if labels and (self.outputs < 2 or len(labels) != self.outputs or self.quantile_alpha):
+            raise DataError(
+                f"ensemble: {len(labels)} labels are named; expected {self.outputs}, one for each output, of two or more"
             )
         if self.num_parallel_tree < 1 or len(self.trees) % self.trees_per_round:
             raise DataError(
@@ -435,7 +442,7 @@ class Ensemble:
             first = trees[at]
             added = np.where(first.left_children == NO_NODE, base_margin(self.objective, score), np.float32(0))
             trees[at] = replace(first, split_conditions=first.split_conditions + added)
-        start = _OF_MARGIN_0[LOSSES[self.objective].base]
+        start = OF_MARGIN_0[LOSSES[self.objective].base]
         return replace(self, base_score=(start,) * self.outputs, trees=tuple(trees))
 
     def predict_margin(self, features: Float32s, threads: int = 1, base_margin: Float32s | None = None) -> Float32s:
@@ -516,7 +523,7 @@ class Ensemble:
         return replace(self, trees=self.trees[:n_trees])
 
 
-_OF_MARGIN_0 = {"identity": 0.0, "logit": 0.5, "log": 1.0}
+OF_MARGIN_0 = {"identity": 0.0, "logit": 0.5, "log": 1.0}
 """The base score of margin 0, by `losses.Loss.base`."""
 
 

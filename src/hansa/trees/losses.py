@@ -22,7 +22,7 @@ Gradients = Literal[
     "softmax",
     "quantile",
 ]
-Start = Literal["mean", "Newton step", "zero", "shares", "quantile"]
+Start = Literal["mean", "Newton step", "majority", "shares", "quantile"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class Loss:
         numbered: what may be computed too, with a number behind it (`NUMBERED`).
         own_field: name of the object that XGBoost's file keeps for the objective, and its content; "" where there is none.
         shape: the parameter that the loss depends on; "" where there is none.
-        start: the base score where the plan gives none: the labels' mean; one Newton step from margin 0; margin 0;
+        start: the base score where the plan gives none: the labels' mean; one Newton step from margin 0; 1 where
+            label 1 has more than half of the weight, and 0 elsewhere;
             log of each class's share; or a quantile of the labels for each output.
         foreseen: whether a tree's leaves bound the sums of the next tree closely (`objective.sums_after`), so that its root is built
             in the same exchange; else its totals are exchanged first.
@@ -93,7 +94,7 @@ LOSSES: Mapping[str, Loss] = {
         "identity",
         ("error", "logloss", "auc", "aucpr", "rmse", "mae"),
         numbered=("error",),
-        start="zero",
+        start="majority",
         foreseen=False,
     ),
     "reg:squarederror": Loss(

@@ -215,7 +215,8 @@ def metric_sums(
         objective: where margins are log-odds, predictions are their sigmoid (for binary:logitraw too: log-odds are
             no probabilities, which logloss and error need). Predictions of binary:hinge are probabilities 0 and 1.
         margins, labels: float32 (n_rows,). Labels of such an objective lie in [0, 1]. Of multi:softprob margins are (classes, n_rows),
-            and of several quantiles (quantiles, n_rows).
+            and of several quantiles (quantiles, n_rows). Of several labels both are (labels, n_rows), and values are means over rows
+            and labels; `scale` counts a row once for each label.
         weights: float32 (n_rows,), not negative; None means 1 for each row.
         scale: the public bounds.
 
@@ -231,7 +232,11 @@ def metric_sums(
     """
     check_metric(name, objective)
     if weights is None:
-        weights = np.ones(labels.shape, dtype=np.float32)
+        weights = np.ones(labels.shape[-1:], dtype=np.float32)
+    if labels.ndim == 2:
+        if margins.shape != labels.shape:
+            raise DataError(f"margins are {margins.shape}; expected {labels.shape}, one for each label")
+        margins, labels, weights = margins.ravel(), labels.ravel(), np.tile(weights, len(labels))
     _check_rows(objective, margins, labels, weights, scale)
     if LOSSES[objective].link == "sign":
         margins = np.where(margins > 0, SURE, -SURE)

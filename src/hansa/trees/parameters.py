@@ -38,6 +38,12 @@ METRICS_OF_CLASSES = ("logloss", "error", "rmse", "mae")
 
 MOST_CLASSES = 1000
 
+MULTI_STRATEGIES = ("one_output_per_tree", "multi_output_tree")
+"""Which outputs a tree has leaf values of: one, or with XGBoost's vectors in leaves all. Of one output both are the same."""
+
+RANKS = ("auc", "aucpr")
+"""Metrics that order rows by one score, which XGBoost has of several labels no more than Hansa."""
+
 MOST = 3.4028234e38
 """XGBoost keeps parameters as float32."""
 
@@ -91,7 +97,6 @@ WITHOUT_EFFECT: dict[str, tuple[tuple[Any, ...] | None, str]] = {
     "tree_method": (("hist", "auto"), "Hansa trains with tree_method = 'hist'"),
     "booster": (("gbtree",), "Hansa trains with booster = 'gbtree'"),
     "sampling_method": (("uniform",), "Hansa draws rows with sampling_method = 'uniform'"),
-    "multi_strategy": (("one_output_per_tree",), "Hansa grows a tree for each output"),
     "process_type": (("default",), "Hansa trains new trees, and updates no old ones"),
     "updater": (("grow_quantile_histmaker",), "Hansa trains with tree_method = 'hist'"),
     "seed_per_iteration": ((False, 0), "Hansa draws from seed and the number of the tree"),
@@ -160,8 +165,12 @@ class Parameters:
     num_class : int
         0, or the number of classes K: of multi:softprob and multi:softmax; with binary:logistic K models are trained side by side,
         class k against the rest.
+    num_target : int
+        Labels of a row; a plan takes their number from `schema.label`.
+    multi_strategy : {"one_output_per_tree", "multi_output_tree"}
+        Which outputs a tree is of; the second goes with one output only, where both are the same.
     rounds : int
-        Rounds of boosting; each grows num_parallel_tree trees, with num_class so many for each class.
+        Rounds of boosting; each grows num_parallel_tree trees, with num_class or num_target so many for each class or label.
     eta : float
         Learning rate, by which each leaf weight is multiplied.
     max_depth : int
@@ -259,22 +268,29 @@ class Parameters:
     tweedie_variance_power: float = 1.5
     quantile_alpha: tuple[float, ...] = ()
     balance: str = "rows"
+    num_target: int = 1
+    multi_strategy: str = "one_output_per_tree"
 
     @property
     def outputs(self) -> int:
-        """Numbers that the model predicts for a row: one, or one for each class, or for each quantile."""
-        return self.num_class or len(self.quantile_alpha) or 1
+        """Numbers that the model predicts for a row: one, or one for each class, or for each quantile, or for each label."""
+        return self.num_class or len(self.quantile_alpha) or self.num_target
 
     @property
     def quantiles(self) -> tuple[float, ...]:
         """The quantile that each output predicts, as float32 holds it; () of an objective whose leaves are not refitted."""
         if not is_quantile(self.objective):
             return ()
-        return tuple(float(np.float32(alpha)) for alpha in self.quantile_alpha) or (0.5,)
+        return tuple(float(np.float32(alpha)) for alpha in self.quantile_alpha) or (0.5,) * self.num_target
+
+    @property
+    def quantiles_of_label(self) -> tuple[float, ...]:
+        """Those of `quantiles` that are looked for in each label."""
+        return self.quantiles[: self.outputs // self.num_target]
 
     @property
     def label_kind(self) -> OneLabel | int:
-        """What labels the objective takes (`losses.Loss.labels`), or the classes below this number."""
+        """What numbers the objective takes as labels (`losses.Loss.labels`), or the classes below this number."""
         kind = LOSSES[self.objective].labels
         return self.num_class if self.num_class or kind == "classes" else kind
 
@@ -352,6 +368,16 @@ def _feature(name: str | int, features: Sequence[str], parameter: str = "interac
         near = nearest(name, list(features))
         raise _refuse(parameter, name, "a feature's name" + ("" if near is None else f"; did you mean {near!r}?"))
     return name
+
+
+def with_labels(parameters: Parameters, n_labels: int) -> Parameters:
+    """The parameters of a training of so many labels. Raises PlanError where they do not go with them."""
+    given = parameters.num_target
+    if given not in (1, n_labels):
+        raise _refuse("num_target", given, f"{n_labels}, the number of labels, or nothing, which says the same")
+    found = replace(parameters, num_target=n_labels)
+    _check_labels(found)
+    return found
 
 
 def parse_parameters(given: Mapping[str, Any]) -> Parameters:
@@ -470,6 +496,12 @@ def _check(name: str, value: Any) -> Any:
             return _integer(name, value, 1, 100_000)
         case "num_class":
             return 0 if _is_same(value, 0) and not isinstance(value, float) else _integer(name, value, 2, MOST_CLASSES)
+        case "num_target":
+            return _integer(name, value, 1, MOST_CLASSES)
+        case "multi_strategy":
+            if not isinstance(value, str) or value not in MULTI_STRATEGIES:
+                raise _refuse(name, value, f"one of {', '.join(MULTI_STRATEGIES)}")
+            return value
         case "max_depth":
             return _integer(name, value, 0, 16)
         case "max_leaves":
@@ -587,6 +619,7 @@ def _interactions(given: Any) -> tuple[tuple[Any, ...], ...]:
 def _check_together(p: Parameters) -> None:
     if p.num_class or is_softmax(p.objective):
         _check_classes(p)
+    _check_labels(p)
     if p.max_depth == 0 and p.max_leaves == 0:
         raise _refuse("max_depth", 0, "1 to 16, or max_leaves above 0: a tree needs one of the two limits")
     if p.rounds * p.trees_per_round > MOST_TREES:
@@ -637,6 +670,28 @@ def _check_shapes(p: Parameters) -> None:
         raise _refuse(
             "tweedie_variance_power", p.tweedie_variance_power, f"1.5 for {p.objective}, which does not depend on it"
         )
+
+
+def _check_labels(p: Parameters) -> None:
+    """What several outputs, and several labels among them, cannot have."""
+    if p.outputs > 1 and p.multi_strategy != "one_output_per_tree":
+        raise PlanError(
+            f"parameter multi_strategy = {p.multi_strategy!r} is not supported for {p.outputs} outputs: its trees have vectors in "
+            "leaves, and splits that follow from sums of all outputs' gradients; leave it out, and a tree is grown for each output"
+        )
+    if p.num_target == 1:
+        return
+    if p.num_class or p.quantile_alpha or p.objective == "reg:quantileerror":
+        raise _refuse(
+            "objective",
+            p.objective,
+            f"one of a single output for each of {p.num_target} labels, as XGBoost does; train a model for each label",
+        )
+    for metric in p.eval_metric:
+        if metric in RANKS:
+            raise _refuse("eval_metric", metric, "logloss or error with several labels: XGBoost has no ranking of them")
+    if p.scale_pos_weight == "auto":
+        raise _refuse("scale_pos_weight", "auto", "a number with several labels: one number holds for every label")
 
 
 def _check_classes(p: Parameters) -> None:

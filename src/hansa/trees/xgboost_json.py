@@ -11,7 +11,8 @@ never skipped: a model that loads predicts as in XGBoost.
 Trees know categories by number. Their levels stand in the learner's attribute `hansa.categories`, which XGBoost keeps, for
 `hansa predict`; and in `cats`, by which XGBoost 3 finds the numbers of a data frame's categories, however these are ordered there.
 
-What a plan says of reading cells stands in `hansa.unseen`, `hansa.dates` and `hansa.other`, where it says anything.
+What a plan says of reading cells stands in `hansa.unseen`, `hansa.dates` and `hansa.other`, where it says anything; the names of
+several labels in `hansa.labels`. Outputs of XGBoost's own models are labels.
 
 Format: https://xgboost.readthedocs.io/en/stable/tutorials/saving_model.html and the schema that it links.
 """
@@ -21,6 +22,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any, get_args
@@ -53,6 +55,9 @@ DATES_ATTRIBUTE = "hansa.dates"
 
 OTHER_ATTRIBUTE = "hansa.other"
 """The attribute that lists the features whose last level takes all that the model does not know, as JSON."""
+
+LABELS_ATTRIBUTE = "hansa.labels"
+"""The attribute that lists the names of several labels, as JSON."""
 
 MOST_BYTES = 2**30
 """Of a file. What it becomes in memory is larger by a fixed factor."""
@@ -161,6 +166,7 @@ def _attributes(ensemble: Ensemble) -> dict[str, str]:
         LEVELS_ATTRIBUTE: msgspec.json.encode(levels).decode() if levels else "",
         DATES_ATTRIBUTE: msgspec.json.encode(dict(reading.dates)).decode() if reading.dates else "",
         OTHER_ATTRIBUTE: msgspec.json.encode(reading.other).decode() if reading.other else "",
+        LABELS_ATTRIBUTE: msgspec.json.encode(reading.labels).decode() if reading.labels else "",
         UNSEEN_ATTRIBUTE: "" if reading.unseen == "missing" else reading.unseen,
     }
     return {name: text for name, text in sorted(told.items()) if text}
@@ -303,7 +309,11 @@ def _from_object(parsed: Any) -> Ensemble:
         if cats != _cats(categories):
             raise _unsupported("cats.enc with other than texts and int64 numbers, or at odds with the model's levels")
     quantiles = _quantile_alpha(learner["objective"]) if objective == "reg:quantileerror" else ()
-    reading = _reading(attributes, names, categories)
+    is_label = n_outputs > 1 and LOSSES[objective].labels != "classes" and not quantiles
+    # Hansa writes 0, and without names its outputs are classes, each against the rest (coopetitive mode).
+    theirs = is_label and learner["learner_model_param"].get("boost_from_average", "1") != "0"
+    labels = _labels(attributes, n_outputs if is_label else 0, theirs)
+    reading = replace(_reading(attributes, names, categories), labels=labels)
     return Ensemble(objective, base_score, tuple(names), trees, categories, parallel, quantiles, reading)
 
 
@@ -537,6 +547,21 @@ def _reading(attributes: Any, names: Sequence[str], categories: Sequence[tuple[L
         tuple((name, rules[name]) for name in names if name in rules),
         tuple(name for name in names if name in other),
     )
+
+
+def _labels(attributes: Any, n_labels: int, theirs: bool) -> tuple[str, ...]:
+    """The names of several labels, from the learner's attributes; in a model of XGBoost's own label_0, label_1 and so on."""
+    given = attributes if isinstance(attributes, dict) else {}
+    if LABELS_ATTRIBUTE not in given:
+        return tuple(f"label_{number}" for number in range(n_labels)) if theirs else ()
+    where, text = f"attributes[{LABELS_ATTRIBUTE!r}]", given[LABELS_ATTRIBUTE]
+    try:
+        found = tuple(msgspec.json.decode(text, type=list[str]))
+    except (msgspec.DecodeError, TypeError, ValueError) as error:
+        raise _wrong(where, "an array of texts", text) from error
+    if len(found) != n_labels or len(set(found)) < len(found):
+        raise _wrong(where, f"{n_labels} different names, one for each label", found)
+    return found
 
 
 def _booster(value: Any, n_features: int, n_outputs: int) -> tuple[tuple[Tree, ...], int]:

@@ -48,10 +48,10 @@ TABLES = spread(ROWS, np.arange(200) % 3)
 WEIGHTED = spread(table(200, weighted=True), np.arange(200) % 3)
 
 
-def conversation(**options):
+def conversation(shap="", **options):
     given = {"evaluation": 0.3, "eval_metric": ["auc", "logloss"]} | options
     tables = WEIGHTED if given.get("weighted") else TABLES
-    return Conversation(plan(tuple(TABLES), **given), tables, nodes_per_frame=1)
+    return Conversation(replace(plan(tuple(TABLES), **given), shap=shap), tables, nodes_per_frame=1)
 
 
 def edited(message: Message, **fields: object) -> Message:
@@ -256,6 +256,7 @@ REACHED = {
     "refitting": (Contribution, "residuals"),
     "totalling": (Contribution, "totals"),
     "growing": (Contribution, "histograms"),
+    "explaining": (Contribution, "shap"),
     "finishing": (Received, None),
 }
 
@@ -275,7 +276,8 @@ def spoken():
 
 def reached_in(state: str, mode: str) -> Conversation:
     """A run whose aggregator is in this state."""
-    of_few = functools.partial(conversation, mode=mode, **(REFITTED if state in ("locating", "refitting") else {}))
+    more = REFITTED if state in ("locating", "refitting") else {"shap": "all"} if state == "explaining" else {}
+    of_few = functools.partial(conversation, mode=mode, **more)
     talk = drawn_graph(*TABLES) if state == "committing" else of_few()
     reached, quantity = REACHED[state]
     tree = {"locating": SETUP, "refitting": 0}.get(state)

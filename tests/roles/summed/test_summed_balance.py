@@ -62,5 +62,5 @@ def test_what_cannot_be_had_is_refused():
 
 def test_held_out_rows_of_a_party_that_trains_on_none_keep_their_weights():
     labels = np.ones(5, np.float32)
-    assert balanced(None, labels, 100, 2, 0).tolist() == [1] * 5
-    assert balanced(labels * 3, labels, 100, 2, 5).tolist() == [30] * 5
+    assert balanced(None, len(labels), 100, 2, 0).tolist() == [1] * 5
+    assert balanced(labels * 3, len(labels), 100, 2, 5).tolist() == [30] * 5

@@ -59,8 +59,8 @@ MODES = {"federated": PARTY, "secure-aggregation": PARTY_MASKED}
 TABLES = spread(ROWS, np.arange(200) % 3)
 
 
-def conversation(**given):
-    return Conversation(plan(tuple(TABLES), **given), TABLES)
+def conversation(shap="", **given):
+    return Conversation(replace(plan(tuple(TABLES), **given), shap=shap), TABLES)
 
 
 def edited(message: Message, **fields: object) -> Message:
@@ -672,6 +672,7 @@ REACHED = {
     "growing": (SplitNodes, 1),
     "locating": (UseCuts, 1),
     "refitting": (SetLeaves, 1),
+    "explaining": (Finish, 1),
 }
 REFITTED = {"objective": "reg:absoluteerror"}
 """Runs in which leaves are refitted have states and messages of their own."""
@@ -705,7 +706,8 @@ def spoken():
 
 @pytest.mark.parametrize(("mode", "state", "kind"), ORDERS, ids=lambda x: x if isinstance(x, str) else x.__name__)
 def test_a_message_out_of_order_is_refused(mode, state, kind, spoken):
-    of_few = functools.partial(conversation, mode=mode, **(REFITTED if state in ("locating", "refitting") else {}))
+    more = REFITTED if state in ("locating", "refitting") else {"shap": "all"} if state == "explaining" else {}
+    of_few = functools.partial(conversation, mode=mode, **more)
     talk = drawn_graph(*TABLES) if state == "committed" else of_few()
     at, count = REACHED.get(state, (ExchangeKeys if mode == "secure-aggregation" else CountMagnitudes, 1))
     talk.until(at, ME, count)

@@ -35,6 +35,7 @@ from hansa.protocol.messages import (
     CountMagnitudes,
     CountResiduals,
     Described,
+    Explain,
     Finish,
     Join,
     KeepLevels,
@@ -101,12 +102,15 @@ from hansa.roles.summed.statistics import (
     label_units,
     metric_scale,
     rounded_leaf_bits,
+    shap_rows,
+    shap_unit,
     start_of,
 )
 from hansa.roles.summed.verified_counts import CountRelay
 from hansa.secure.mask_graph import is_drawn
 from hansa.trees import histogram, objective
-from hansa.trees.ensemble import Ensemble, Tree, base_margin, without_statistics
+from hansa.trees.contributions import most_contribution
+from hansa.trees.ensemble import OF_MARGIN_0, Ensemble, Tree, base_margin, without_statistics
 from hansa.trees.growth import Buffers, Grower
 from hansa.trees.least_rows import heaviest_row, hessian_of
 from hansa.trees.level import Level
@@ -143,7 +147,7 @@ class Outcome:
         without_value: metric -> why it has no value, of those that have none.
         trees_grown: trees grown before early stopping cut the model back.
         exchanges: requests that every party answered between the first tree's start and the end of the last.
-        roster: who took part.
+        roster: who took part. shap: by feature the mean size of SHAP values, where the plan has them.
     """
 
     ensemble: Ensemble
@@ -153,6 +157,7 @@ class Outcome:
     exchanges: int
     roster: Roster
     without_value: dict[str, str] = field(default_factory=dict)
+    shap: dict[str, float] = field(default_factory=dict)
 
 
 class _Sum:
@@ -272,7 +277,7 @@ class Aggregator:
         self._received: set[str] = set()
         self._stopping = False
         self._with_root = False
-        self._moved = 0.0
+        self._moved = [0.0] * plan.parameters.outputs
         self._told: dict[str, Mapping[str, tuple[str, ...]]] = {}
         self._foreseen = LOSSES[plan.parameters.objective].foreseen and plan.custom_objective is None
 
@@ -365,9 +370,9 @@ class Aggregator:
             tree=self._tree,
             exchanges=self._exchanges,
             gradient_bound=self._gradient_bound,
-            margin_bound=self._margin_bound,
-            highest_margin=self._highest_margin,
-            moved=self._moved,
+            margin_bounds=tuple(self._margin_bounds),
+            highest_margins=tuple(self._highest_margins),
+            moved=tuple(self._moved),
             totals=tuple(self._totals) if growing and not self._with_root else (),
             most=tuple(self._most) if self._with_root else (),
             growing=growing,
@@ -418,7 +423,7 @@ class Aggregator:
         self._parties = parties
         self._begin(roster)
         self._relay_counts(start)
-        self._bound(snapshots.int64(setup.magnitudes).reshape(2, EXPONENTS))
+        self._bound(snapshots.int64(setup.magnitudes).reshape(-1, EXPONENTS))
         self._score(snapshots.int64(setup.label_sums))
         self._start_at(setup.base_scores)
         self._take_cuts(
@@ -430,7 +435,8 @@ class Aggregator:
         )
         self._trees = list(trees)
         self._tree, self._exchanges = state.tree, state.exchanges
-        self._margin_bound, self._highest_margin, self._moved = state.margin_bound, state.highest_margin, state.moved
+        self._margin_bounds, self._highest_margins = list(state.margin_bounds), list(state.highest_margins)
+        self._moved = list(state.moved)
         self._history = {name: list(values) for name, values in state.history.items()}
         self._without_value = dict(state.without_value)
         self._bound_gradients(state.gradient_bound)
@@ -512,7 +518,7 @@ class Aggregator:
             yield from self._start_counting()
 
     def _start_counting(self) -> Outgoing:
-        self._expect({"magnitudes": (2, EXPONENTS)})
+        self._expect({"magnitudes": (self._plan.parameters.num_target + 1, EXPONENTS)})
         yield from self._broadcast(CountMagnitudes())
 
     def _broadcast(self, message: Message) -> Outgoing:
@@ -569,6 +575,8 @@ class Aggregator:
                 yield from self._describe(message, totals["bins"])
             case "locating" | "refitting":
                 yield from self._take_residuals(message, totals["residuals"], totals.get("residual-weights"))
+            case "explaining":
+                yield from self._explained(message, totals["shap"])
             case _:
                 yield from self._totalled(message, totals)
 
@@ -650,8 +658,9 @@ class Aggregator:
         if self._before is not None:
             self._start = replace(self._start, base_scores=self._before.ensemble.base_scores)
         elif plan.schema.base_margin and plan.parameters.outputs > 1:
-            # Scores of classes stand in the leaves of the first trees, and base margins take their place, not come on top.
-            self._start = replace(self._start, base_scores=(0.0,) * plan.parameters.outputs)
+            # Scores of outputs stand in the leaves of the first trees, and base margins take their place, not come on top.
+            start = OF_MARGIN_0[LOSSES[plan.parameters.objective].base]
+            self._start = replace(self._start, base_scores=(start,) * plan.parameters.outputs)
         self._histogram_bits = histogram_bits_of(plan, self._magnitudes, sums, self._start)
         self._leaf_bits = rounded_leaf_bits(
             plan, self._n_rows, self._start.base_scores[0], self._start.scale_pos_weight
@@ -707,8 +716,9 @@ class Aggregator:
             return
         if base_is_quantile(plan := self._plan):
             self._session.go(message, "locating")
-            self._quantiles = QuantileSearch(self._grid, 1, plan.parameters.quantiles, plan.min_cell_rows)
-            yield from self._count_residuals(first_request(1))
+            labels, quantiles = plan.parameters.num_target, plan.parameters.quantiles_of_label
+            self._quantiles = QuantileSearch(self._grid, labels, quantiles, plan.min_cell_rows)
+            yield from self._count_residuals(first_request(labels))
             return
         self._session.go(message, "totalling")
         yield from self._start_training(self._search.cuts())
@@ -744,7 +754,7 @@ class Aggregator:
             return
         self._expect({})
         if self._tree == SETUP:
-            self._start_at(tuple(search.values()[0].tolist()))
+            self._start_at(tuple(search.values().ravel().tolist()))
             self._session.go(message, "totalling")
             yield from self._start_training(self._search.cuts())
             return
@@ -816,17 +826,18 @@ class Aggregator:
         self._given_cuts = cuts
         self._cuts = with_categories(cuts, self._rules)
         self._bin_offsets = np.concatenate([[0], np.cumsum(self._cuts.n_codes)]).astype(np.int64)
-        margins = [float(base_margin(plan.parameters.objective, score)) for score in self._start.base_scores]
-        limit = plan.schema.base_margin_limit
+        outputs, limit = plan.parameters.outputs, plan.schema.base_margin_limit
+        self._base_margins = [float(base_margin(plan.parameters.objective, score)) for score in self._start.base_scores]
+        self._highest_margins = list(self._base_margins)
+        self._margin_bounds = [abs(margin) for margin in self._base_margins]
         if plan.schema.base_margin:
-            margins = [-limit, limit]
-        self._base_margin = margins[0]
-        self._highest_margin = max(margins)
-        self._margin_bound = max(map(abs, margins))
+            self._base_margins = [-limit] * outputs
+            self._highest_margins = [limit] * outputs
+            self._margin_bounds = [limit] * outputs
         if self._before is not None:
             # Base margins take the place of the base score, which the bounds of a start model leave out then.
-            self._highest_margin = self._before.highest_margin + limit
-            self._margin_bound = self._before.margin_bound + limit
+            self._highest_margins = [self._before.highest_margin + limit] * outputs
+            self._margin_bounds = [self._before.margin_bound + limit] * outputs
         if self._counts is not None:
             self._counts.naming.start(self._weight_bound())
 
@@ -837,33 +848,35 @@ class Aggregator:
         """What bounds on a row's hessian follow from (`custom.most_hessian`)."""
         return self._plan, self._weight_bound(), self._gradient_bound
 
-    def _start_totals(self, hessian_sum: float = math.inf) -> float:
+    def _start_totals(self, hessian_sums: Sequence[float] | None = None) -> float:
         """Expect the totals of the next round, and the metrics of the rounds so far; returns the bound on |g|.
 
         Args:
-            hessian_sum: an upper bound on the sum of h over all rows that may be drawn; infinite where none is known.
+            hessian_sums: by output, an upper bound on the sum of h over all rows that may be drawn; None where none is known.
         """
         self._tree += 1
         self._step = 0
         self._exchanges += 1
         self._expect_totals()
         own = self._plan.custom_objective
-        bound = (
-            own.gradient_bound
-            if own is not None
-            else objective.gradient_bound(
-                self._plan.parameters.objective,
-                self._weight_bound(),
-                self._bounds.label,
-                self._margin_bound * MARGIN_SLACK,
-                self._highest_margin + self._margin_bound * (MARGIN_SLACK - 1),
-                hessian_sum,
-                self._plan.parameters.shape,
-                self._base_margin - (self._margin_bound * MARGIN_SLACK - abs(self._base_margin)),
-            )
-        )
+        known = hessian_sums or [math.inf] * len(self._margin_bounds)
+        bound = max(map(self._most_gradient, range(len(known)), known)) if own is None else own.gradient_bound
         self._bound_gradients(bound)
         return bound
+
+    def _most_gradient(self, output: int, hessian_sum: float) -> float:
+        """The bound on |g| of any row at one output."""
+        base, most = self._base_margins[output], self._margin_bounds[output]
+        return objective.gradient_bound(
+            self._plan.parameters.objective,
+            self._weight_bound(),
+            self._bounds.label,
+            most * MARGIN_SLACK,
+            self._highest_margins[output] + most * (MARGIN_SLACK - 1),
+            hessian_sum,
+            self._plan.parameters.shape,
+            base - (most * MARGIN_SLACK - abs(base)),
+        )
 
     def _expect_totals(self) -> None:
         shapes: dict[str, tuple[int, ...]] = {"totals": (TOTALS * self._plan.parameters.outputs,)}
@@ -908,8 +921,7 @@ class Aggregator:
                 )
             self._session.go(message, "growing")
         elif self._stopping:
-            self._session.go(message, "finishing")
-            yield from self._finish()
+            yield from self._finish(message)
         else:
             self._session.go(message, "growing")
             self._exchanges += 1
@@ -1008,8 +1020,7 @@ class Aggregator:
 
     def _decide(self, message: Contribution) -> Outgoing:
         if self._stopping:  # the metrics said so while the root was being built
-            self._session.go(message, "finishing")
-            yield from self._finish()
+            yield from self._finish(message)
             return
         grower, tree, level_number = self._grower, self._tree, self._level
         level = grower.decide()
@@ -1061,8 +1072,9 @@ class Aggregator:
         parameters = self._plan.parameters
         all_drawn = parameters.subsample == 1
         sums = self._sums_after(grower)
-        self._start_totals(sums[1] if all_drawn else math.inf)
-        if not all_drawn and math.ldexp(self._n_rows, self._units[1]) > sums[1] * COARSEST:
+        hessian_sums = [own[1] for own in sums]
+        self._start_totals(hessian_sums if all_drawn else None)
+        if not all_drawn and math.ldexp(self._n_rows, self._units[1]) > min(hessian_sums) * COARSEST:
             raise HansaError(
                 f"after {self._tree} trees the bound on a row's gradient is so far above the rows' own that sums would be too coarse "
                 "where rows are drawn: set subsample = 1 in the plan, or a smaller eta or rounds"
@@ -1074,7 +1086,7 @@ class Aggregator:
             return None
         self._with_root = True
         self._most = [
-            math.ceil(math.ldexp(most, -unit)) + self._n_rows for most, unit in zip(sums, self._units, strict=True)
+            math.ceil(math.ldexp(most, -unit)) + self._n_rows for most, unit in zip(sums[0], self._units, strict=True)
         ]
         return self._scale_tree(self._most)
 
@@ -1085,32 +1097,34 @@ class Aggregator:
 
     def _widen_margins(self, grower: Grower) -> None:
         """Widen the bounds on margins by the leaves of this tree."""
-        values = grower.leaves.values
+        values, output = grower.leaves.values, self._output
         highest = max(float(values.max()), 0.0)
-        self._margin_bound += float(np.abs(values).max())
-        self._highest_margin += highest
-        self._moved += highest
+        self._margin_bounds[output] += float(np.abs(values).max())
+        self._highest_margins[output] += highest
+        self._moved[output] += highest
 
-    def _sums_after(self, grower: Grower) -> tuple[float, float]:
-        """Upper bounds of sum |g| and sum h once rows have the leaves of this round; infinite where only those of totals are known."""
-        gradient_sum, hessian_sum = (
-            math.ldexp(total, unit) for total, unit in zip(self._totals, self._units, strict=False)
-        )
-        moved, self._moved = self._moved, 0.0
+    def _sums_after(self, grower: Grower) -> list[tuple[float, float]]:
+        """By output, upper bounds of sum |g| and sum h once rows have the leaves of this round; infinite where only those of totals are
+        known.
+        """
+        totals = np.array(self._totals, object).reshape(-1, TOTALS)
+        sums = [(math.ldexp(g, self._units[0]), math.ldexp(h, self._units[1])) for g, h in totals]
+        moved, self._moved = self._moved, [0.0] * len(self._moved)
         if self._per_round > 1:
             growing = is_exponential(self._plan.parameters.objective)
-            return math.inf, hessian_sum * math.exp(moved) if growing else hessian_sum
+            return [(math.inf, h * math.exp(by) if growing else h) for (_, h), by in zip(sums, moved, strict=True)]
         values, hessians = grower.leaves
-        return objective.sums_after(
-            self._plan.parameters.objective,
-            gradient_sum,
-            hessian_sum,
-            np.abs(values) + self._margin_bound * MARGIN_ERROR,
-            hessians,
-            self._n_rows / self._scales.hessian,
-            self._start.weight,
-            self._plan.parameters.shape,
-        )
+        return [
+            objective.sums_after(
+                self._plan.parameters.objective,
+                *sums[0],
+                np.abs(values) + self._margin_bounds[0] * MARGIN_ERROR,
+                hessians,
+                self._n_rows / self._scales.hessian,
+                self._start.weight,
+                self._plan.parameters.shape,
+            )
+        ]
 
     def _evaluate(self, sums: dict[str, Int64]) -> dict[str, float | None]:
         """The metrics after `self._tree` trees; None for one that has no value."""
@@ -1147,7 +1161,7 @@ class Aggregator:
             return True
         return stopping_rounds is not None and stops_early(plan.maximizes, history, stopping_rounds)
 
-    def _finish(self) -> Outgoing:
+    def _finish(self, message: Contribution) -> Outgoing:
         plan = self._plan
         grown = len(self._trees)
         rounds = kept_rounds(plan, self._history, grown)
@@ -1176,7 +1190,29 @@ class Aggregator:
             metrics = {plan.release.metric: self._released_value}
             self._report(Withheld(trees=rounds, rounds=plan.parameters.rounds, metrics=metrics))
         packed = b"" if self.withheld else zlib.compress(model, 6)
+        if plan.shap and not self.withheld:
+            self._session.go(message, "explaining")
+            self._step, self._explained_trees = 0, keep
+            self._expect({"shap": (len(plan.schema.features),)})
+            yield from self._broadcast(Explain(keep, self._digest, packed))
+            return
+        self._session.go(message, "finishing")
         yield from self._tell({party: self._finished(keep, party, packed) for party in self._parties})
+
+    def _explained(self, message: Contribution, sums: Int64) -> Outgoing:
+        """The pooled sizes of SHAP values are there: tell everybody their means, and the end of the run."""
+        plan, outcome = self._plan, self.outcome
+        assert outcome is not None  # `_finish`
+        unit = shap_unit(plan, most_contribution(outcome.ensemble), self._n_rows, self._n_evaluation)
+        rows = shap_rows(plan, self._n_rows, self._n_evaluation)
+        with blaming(*self._parties):
+            if (sums < 0).any():
+                raise HansaError("sizes of SHAP values do not add up to a number of at least 0")
+        means = tuple(math.ldexp(int(own) / max(rows, 1), unit) for own in sums)
+        self.outcome = replace(outcome, shap=dict(zip(plan.schema.features, means, strict=True)))
+        self._session.go(message, "finishing")
+        told = messages.encode(Finish(self._explained_trees, self._digest, b"", self._released_value, means))
+        yield from self._tell(dict.fromkeys(self._parties, told))
 
     @property
     def withheld(self) -> bool:

@@ -35,6 +35,12 @@ def check_describable(plan: Plan) -> None:
             "keeps closed. Agree on mode federated or secure-aggregation for a description",
             cure="agree on mode federated or secure-aggregation for a description",
         )
+    if len(plan.schema.labels) > 1:
+        raise PlanError(
+            f"schema.label names {len(plan.schema.labels)} columns, and a description has one label; agree on a plan that names one of "
+            "them, and the others in schema.ignore, for a description",
+            cure="agree on a plan of one label for a description",
+        )
     if plan.schema.union:
         raise PlanError(
             f"categories.{plan.schema.union[0]}: a union of levels is known once training begins; list the levels for a description",
@@ -55,7 +61,7 @@ def columns_of(plan: Plan) -> Columns:
     if parameters.has_classes:
         classes = schema.classes or tuple(range(parameters.num_class or 2))
     return Columns(
-        (*schema.features, schema.label),
+        (*schema.features, *schema.labels),
         (*(schema.categories or ((),) * len(schema.features)), classes),
     )
 

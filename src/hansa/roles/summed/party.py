@@ -37,6 +37,7 @@ from hansa.protocol.messages import (
     CountResiduals,
     Described,
     ExchangeKeys,
+    Explain,
     Finish,
     Join,
     KeepLevels,
@@ -98,11 +99,13 @@ from hansa.roles.summed.start_model import start_model
 from hansa.roles.summed.statistics import (
     base_is_quantile,
     rounded_leaf_bits,
+    shap_unit,
 )
 from hansa.roles.summed.sum_masking import MaskingNotReady, NoMasking, Signer, SumMasking
 from hansa.roles.summed.verified_counts import CountChecker, Evidence, Named
 from hansa.secure.keys import RunNames
 from hansa.trees import histogram, objective
+from hansa.trees.contributions import most_contribution
 from hansa.trees.ensemble import Ensemble, base_margin
 from hansa.trees.growth import Buffers, check_level, nodes_to_build, rounded, tree_received
 from hansa.trees.level import ALL_NODES, NO_CATEGORIES, Level, filled
@@ -196,6 +199,7 @@ class Party:
         self._masking: NoMasking | SumMasking = NoMasking() if plan.mode == "federated" else MaskingNotReady()
         self.model: bytes | None = None
         self.withheld = False
+        self.shap: dict[str, float] = {}
         self.run = b""
         self._report = report
         self._plan = plan
@@ -375,10 +379,16 @@ class Party:
                 yield from self._set_leaves(message)
             case ShowRows():
                 yield from self._see_counts(message)
+            case Explain() | Finish() if self._session.state == "growing" and (self._level or not self._stops_early):
+                raise self._broken("the run is said to be over in the middle of a tree")
+            case Explain():
+                self._session.go(message, "explaining")
+                yield self._explain(message)
             case Finish():
-                if self._session.state == "growing" and (self._level or not self._stops_early):
-                    raise self._broken("the run is said to be over in the middle of a tree")
+                explained = self._session.state == "explaining"
                 self._session.go(message, "finished")
+                if explained:
+                    self._see_summary(message)
                 self._masking.erase()
                 yield messages.encode(self._finish(message))
                 self.done = True
@@ -655,9 +665,9 @@ class Party:
 
     # --- quantiles of residuals ---------------------------------------------------------------------------------------
 
-    def _start_guard(self, groups: int, quantiles: int) -> None:
+    def _start_guard(self, groups: int, quantiles: int, rows: int) -> None:
         least = self._plan.min_cell_rows
-        self._residual_guard = ResidualGuard(self._grid, groups, quantiles, self._n_rows, least)
+        self._residual_guard = ResidualGuard(self._grid, groups, quantiles, rows, least)
 
     def _count_residuals(self, message: CountResiduals) -> Iterator[bytes]:
         """Rows in the parts of cells that hold quantiles: of labels before the first tree, then of residuals in a tree's leaves."""
@@ -671,9 +681,15 @@ class Party:
         prefixes = self._array(message, "prefixes", np.uint32, None).astype(np.uint32)
         request = CutRequest(message.bits, self._whole(message, "offsets", None), prefixes)
         if first:
-            if message.bits or len(prefixes) != 1 or not np.array_equal(request.offsets, [0, 1]):
+            labels = self._plan.parameters.num_target
+            asked = first_request(labels)
+            if (
+                message.bits
+                or not np.array_equal(prefixes, asked.prefixes)
+                or not np.array_equal(request.offsets, asked.offsets)
+            ):
                 raise self._broken("the first cells of all labels are asked for first, and nothing else with them")
-            self._start_guard(1, len(self._plan.parameters.quantiles))
+            self._start_guard(labels, len(self._plan.parameters.quantiles_of_label), labels * self._n_rows)
         else:
             with self._blaming():
                 self._residual_guard = self._residual_guard.check(request)
@@ -686,7 +702,7 @@ class Party:
         self._rows.follow(level)
         self._session.go(message, "refitting")
         self._step = self._level + 2
-        self._start_guard(self._found, 1)
+        self._start_guard(self._found, 1, self._n_rows)
         yield from self._residuals(first_request(self._found))
 
     def _residuals(self, request: CutRequest) -> Iterator[bytes]:
@@ -1029,6 +1045,10 @@ class Party:
             metrics = {condition.metric: message.metric}
             self._report(Withheld(trees=rounds, rounds=self._plan.parameters.rounds, metrics=metrics))
             return Received(b"")
+        if self.shap:
+            return Received(message.model_sha256)
+        if self._plan.shap or message.shap:
+            raise self._broken("the run ends without SHAP values that the plan has, or with others")
         receiver = self._name in self._plan.receivers
         if receiver != bool(message.model):
             raise self._broken(
@@ -1038,7 +1058,33 @@ class Party:
             self.model = self._open_model(message)
         return Received(message.model_sha256)
 
-    def _open_model(self, message: Finish) -> bytes:
+    def _explain(self, message: Explain) -> bytes:
+        """The sizes of this party's SHAP values under the model, by feature."""
+        if not self._plan.shap:
+            raise self._broken("SHAP values are asked for, and the plan has no evaluation.shap")
+        self._explained = message.trees, message.model_sha256, self._open_model(message)
+        self._step = 0
+        ensemble = from_json(self._explained[2])
+        self._most_shap = most_contribution(ensemble)
+        unit = shap_unit(self._plan, self._most_shap, self._n_rows, self._n_evaluation)
+        with self._asking():
+            sums = self._rows.shap(ensemble, unit)
+        return self._contribute("shap", sums)
+
+    def _see_summary(self, message: Finish) -> None:
+        """Keep what is told of all parties' SHAP values, and the model that they are of."""
+        trees, digest, model = self._explained
+        features = self._plan.schema.features
+        if (message.trees, message.model_sha256, message.model) != (trees, digest, b""):
+            raise self._broken("the run ends with another model than SHAP values were asked of")
+        if len(message.shap) != len(features) or not all(0 <= own <= self._most_shap * 2 for own in message.shap):
+            raise self._broken(
+                f"mean sizes of SHAP values are {message.shap!r:.200}; expected one for each feature, none too large"
+            )
+        self.model = model
+        self.shap = dict(zip(features, message.shap, strict=True))
+
+    def _open_model(self, message: Explain | Finish) -> bytes:
         """The model file, which must be the one that the splits and leaves of this run make, to the byte."""
         self._check_length(message.trees)
         received = self._received[: message.trees]

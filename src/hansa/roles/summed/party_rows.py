@@ -19,9 +19,11 @@ from hansa.data.quantiles import CutRequest, Cuts
 from hansa.data.residuals import Grid
 from hansa.errors import HansaError
 from hansa.plan import Plan
+from hansa.roles.batches import LabelCounts
 from hansa.roles.summed.custom import Functions
 from hansa.roles.summed.start_model import StartModel
 from hansa.trees import histogram
+from hansa.trees.ensemble import Ensemble
 from hansa.trees.guided_search import FeatureRules
 from hansa.trees.level import Level
 from hansa.trees.objective import Scales
@@ -69,7 +71,7 @@ class PartyRows(Protocol):
        (`trees.sampling`): equal rows are drawn together.
     4. Calls come in the order of the protocol: `count_*`, `sum_labels`, `unite`, `recode` before `start`; then by round `metrics`,
        `start_round`; by tree `start_tree`, `quantise`, by level `histograms` and `move`, `follow`; `set_leaves` where leaves are
-       refitted. Whoever holds rows may keep that order as an assertion, and need not defend against another.
+       refitted; `shap` at the end. Whoever holds rows may keep that order as an assertion, and need not defend against another.
     5. A call is answered whole or raises; after an error nothing more is asked. `DoesNotFit` says that what was told does not fit
        these rows, without a word of any row; `RowsLost` that rows cannot be read any more; other `HansaError`s are this party's own.
     6. A state that was lost may be made anew from the source by the same calls: nothing in it is random.
@@ -87,8 +89,8 @@ class PartyRows(Protocol):
     def own_levels(self) -> Mapping[str, tuple[str, ...]]:
         """The levels of features whose dictionaries the plan unites."""
 
-    def label_counts(self) -> tuple[dict[int, int], dict[int, int]]:
-        """Rows trained on, and held out, by their label, where that is a whole number."""
+    def label_counts(self) -> tuple[LabelCounts, LabelCounts]:
+        """Rows trained on, and held out, by their labels, where these are whole numbers."""
 
     def join(self, n_rows: int, n_evaluation: int, n_parties: int, own: int) -> None:
         """The run began: rows that all parties train on, that they hold out, how many parties there are, and rows that this one trains
@@ -102,7 +104,7 @@ class PartyRows(Protocol):
         """Go on with the plan's levels: old code -> new, by feature (`levels.Dictionary.codes`)."""
 
     def count_magnitudes(self) -> Int64:
-        """`statistics.count_magnitudes`, int64 (2, 256)."""
+        """`statistics.count_magnitudes`, int64 (labels + 1, 256)."""
 
     def count_levels(self) -> Int64:
         """`levels.count_levels` of rows trained on."""
@@ -127,6 +129,11 @@ class PartyRows(Protocol):
 
     def metrics(self, gradient_bound: float) -> list[tuple[str, Int64]]:
         """By metric, the sums of held-out rows at the margins so far."""
+
+    def shap(self, model: Ensemble, unit: int) -> Int64:
+        """Sums of sizes of SHAP values by feature, of the rows that the plan's summary is of, as whole numbers of 2^unit, int64
+        (n_features,). Raises DoesNotFit.
+        """
 
     def draw(self, tree: int) -> None:
         """The rows of another tree of the round."""

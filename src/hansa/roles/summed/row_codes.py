@@ -48,6 +48,9 @@ class RowCodes(Protocol):
     def follow(self, level: Level) -> None:
         """All other rows move to the next level, as `move` was told."""
 
+    def of_rows(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
+        """The codes of some rows, (rows, n_features)."""
+
     def arrays(self) -> Iterator[npt.NDArray[Any]]:
         """All codes, in the order in which they are held."""
 
@@ -128,6 +131,10 @@ class CodesInMemory:
     def follow(self, level: Level) -> None:
         if self._outside.n_rows:
             self._outside.apply(level)
+
+    def of_rows(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
+        codes: npt.NDArray[Any] = self._binned.codes[rows]
+        return codes
 
     def arrays(self) -> Iterator[npt.NDArray[Any]]:
         yield self._binned.codes

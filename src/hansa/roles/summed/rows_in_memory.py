@@ -20,7 +20,7 @@ from hansa.data.rows import check_arrays
 from hansa.data.source import Rows
 from hansa.errors import DataError, HansaError, RowsLost
 from hansa.plan import Plan
-from hansa.roles.batches import hold_out, label_counts
+from hansa.roles.batches import LabelCounts, hold_out, label_counts
 from hansa.roles.summed import describing
 from hansa.roles.summed.custom import (
     Functions,
@@ -43,13 +43,17 @@ from hansa.roles.summed.statistics import (
     sum_steps,
 )
 from hansa.trees import histogram, objective
-from hansa.trees.ensemble import base_margin, predictions_from_margins
+from hansa.trees.contributions import Contributions, check_installed
+from hansa.trees.ensemble import Ensemble, base_margin, predictions_from_margins
 from hansa.trees.level import Level
 from hansa.trees.losses import is_softmax
 from hansa.trees.metrics import metric_sums
 from hansa.trees.row_chunks import ChunkedRows, part, spans
 from hansa.trees.sampling import draw_by_contents
 from hansa.trees.worker_pool import WorkerPool
+
+EXPLAINED_AT_ONCE = 16_384
+"""Rows whose SHAP values are in memory together."""
 
 _Residuals: TypeAlias = tuple[
     npt.NDArray[np.float32],
@@ -66,6 +70,17 @@ def _told() -> Iterator[None]:
         yield
     except HansaError as error:
         raise DoesNotFit(str(error)) from error
+
+
+def _values_of_codes(cuts: Cuts, n_categories: npt.NDArray[np.int32], feature: int) -> npt.NDArray[np.float32]:
+    """A value of each code of a feature, float32 (codes,): trees that split at these cuts tell no two values of a code apart."""
+    inner = cuts.of(feature)
+    if n_categories[feature]:
+        values = np.arange(len(inner) + 1, dtype=np.float32)
+    else:
+        lowest = np.nextafter(inner[:1], np.float32(-np.inf)) if len(inner) else np.zeros(1, np.float32)
+        values = np.concatenate([lowest, inner])
+    return np.append(values, np.float32(np.nan)) if cuts.has_missing[feature] else values
 
 
 class RowsInMemory:
@@ -96,16 +111,19 @@ class RowsInMemory:
         self.own_levels: Mapping[str, tuple[str, ...]] = told_levels(plan, rows, owner)
         self._functions = functions
         self._describes = describes
+        if plan.shap and not describes:
+            check_installed(owner)
         if not describes:
             check_functions(plan, functions, owner)
-            check_rows_apart(plan, functions, np.ascontiguousarray(rows.label), rows.weight)
+            check_rows_apart(plan, functions, np.atleast_2d(rows.label)[0], rows.weight)
         self._plan = plan
+        self._owner = owner
         self._pool = pool
         self._code = code
         self._rows: Columns | None = rows
         self._large = rows.large
         self.n_rows = rows.n_rows
-        self._labels = np.ascontiguousarray(rows.label)
+        self._labels = np.ascontiguousarray(np.atleast_2d(rows.label))
         self._weights = None if rows.weight is None else np.ascontiguousarray(rows.weight)
         self._base_margin = rows.base_margin
         held, held_rule = np.zeros(rows.n_rows, np.bool_), hold_out(plan)
@@ -123,14 +141,14 @@ class RowsInMemory:
     def evaluation_rows(self) -> int:
         return len(self._evaluation)
 
-    def label_counts(self) -> tuple[dict[int, int], dict[int, int]]:
+    def label_counts(self) -> tuple[LabelCounts, LabelCounts]:
         held = self._held_out(0, self.n_rows) if len(self._evaluation) else np.zeros(self.n_rows, np.bool_)
         return label_counts(self._labels, held)
 
     def join(self, n_rows: int, n_evaluation: int, n_parties: int, own: int) -> None:
         self._all_rows, self._all_evaluation = n_rows, n_evaluation
         if self._plan.parameters.balance == "parties":
-            self._weights = balanced(self._weights, self._labels, n_rows, n_parties, own)
+            self._weights = balanced(self._weights, self.n_rows, n_rows, n_parties, own)
 
     def unite(self, plan: Plan, levels: Mapping[str, tuple[str, ...]]) -> None:
         with _told():
@@ -165,14 +183,16 @@ class RowsInMemory:
         counted = self._counted()
         labels, weights = self._labels, self._weights
         if len(counted):
-            labels, weights = labels[counted], None if weights is None else weights[counted]
-        given = (labels, weights, label_unit, weight_unit)
+            labels, weights = labels[:, counted], None if weights is None else weights[counted]
         parameters = self._plan.parameters
+        parts = []
         with _told():
-            sums = np.concatenate([sum_labels(*given), sum_steps(parameters, *given), sum_classes(parameters, *given)])
+            for own in labels:
+                given = (own, weights, label_unit, weight_unit)
+                parts += [sum_labels(*given), sum_steps(parameters, *given), sum_classes(parameters, *given)]
             if weights is not None and not self._describes:  # a description counts rows
                 self._fixed_weights = objective.fixed_weights(weights, weight_unit)
-        return sums
+        return np.concatenate(parts)
 
     def count_cells(self, request: CutRequest) -> tuple[Counts, Int64 | None]:
         counted, weights = self._counted(), self._fixed_weights
@@ -180,7 +200,7 @@ class RowsInMemory:
         rules = feature_rules(self._plan)
         groups = self._table.groups()
         if self._describes:
-            groups = itertools.chain(groups, [(self._table.n_features, self._labels[None])])
+            groups = itertools.chain(groups, [(self._table.n_features, self._labels)])
         for first, group in groups:
             asked = request.of(first, first + len(group))
             if not asked.n_counts:
@@ -198,7 +218,7 @@ class RowsInMemory:
     def count_bins(self, layout: Layout) -> Int64:
         counted = self._counted()
         parts = []
-        for first, group in itertools.chain(self._table.groups(), [(len(layout.cuts) - 1, self._labels[None])]):
+        for first, group in itertools.chain(self._table.groups(), [(self._table.n_features, self._labels)]):
             with _told():
                 parts.append(describing.count_columns(layout, first, group[:, counted] if len(counted) else group))
         return np.concatenate(parts)
@@ -222,11 +242,11 @@ class RowsInMemory:
         self._table.close()
         self._rows = self._base_margin = None
         held = self._evaluation
-        self._held_labels = self._labels[held]
+        self._held_labels = self._labels[:, held]
         self._held_weights = None if self._weights is None else self._weights[held]
-        self._kept_labels = StoredColumn.of(self._labels, self._large)
+        self._kept_labels = [StoredColumn.of(own, self._large) for own in self._labels]
         self._kept_weights = None if self._weights is None else StoredColumn.of(self._weights, self._large)
-        self._labels, self._weights = np.zeros(0, np.float32), None
+        self._labels, self._weights = np.zeros((0, 0), np.float32), None
         # Trees of one round all take the gradients at its start.
         kept = n_rows if not self._large or self._per_round > 1 else 0
         self._gradient = np.empty((len(first), kept))
@@ -259,7 +279,8 @@ class RowsInMemory:
         totals = [0] * (2 * parameters.outputs)
         for chunk, first, end in spans(self.n_rows):
             own = rows.of_chunk(chunk)
-            objective.check_margins(parameters.objective, self._margins[0, first:end], own)
+            for margins in self._margins:
+                objective.check_margins(parameters.objective, margins[first:end], own)
             if whole_table:
                 gradient, hessian = self._gradient[:, first:end], self._hessian[:, first:end]
             else:
@@ -276,7 +297,8 @@ class RowsInMemory:
     ) -> None:
         """Write the first and second derivatives of the loss of the rows from first to end, float64 (outputs, end - first) each."""
         parameters = self._plan.parameters
-        labels = self._kept_labels.part(first, end)
+        each = [own.part(first, end) for own in self._kept_labels]
+        labels = each[0]
         weights = None if self._kept_weights is None else self._kept_weights.part(first, end)
         if self._functions.objective is not None and self._plan.custom_objective is not None:
             bounds, margins = self._plan.custom_objective, self._margins[0, first:end]
@@ -288,11 +310,11 @@ class RowsInMemory:
             margins = np.ascontiguousarray(self._margins[:, first:end])
             objective.softmax_gradients(margins, labels, weights, gradient, hessian)
             return
-        for output, shape in enumerate(parameters.quantiles or (parameters.shape,)):
+        for output, shape in enumerate(parameters.quantiles or (parameters.shape,) * parameters.outputs):
             objective.gradients(
                 parameters.objective,
                 self._margins[output, first:end],
-                labels,
+                labels if len(each) == 1 else each[output],
                 weights,
                 self._start.scale_pos_weight,
                 gradient[output],
@@ -337,6 +359,7 @@ class RowsInMemory:
         tells = gradient_bound if self._functions.objective is None else 0.0
         scale = metric_scale(parameters, self._all_evaluation, bounds, tells)
         labels, weights = self._held_labels, self._held_weights
+        labels = labels if len(labels) > 1 else labels[0]
         margins = self._margins[:, rows] if parameters.outputs > 1 else self._margins[0, rows]
         found = [
             (name, metric_sums(name, parameters.objective, margins, labels, weights, scale))
@@ -347,6 +370,22 @@ class RowsInMemory:
             predictions = predictions_from_margins(parameters.objective, np.ascontiguousarray(margins.T))
             found.append((own.name, custom_metric_sums(function, own, predictions, labels, weights, scale)))
         return found
+
+    def shap(self, model: Ensemble, unit: int) -> Int64:
+        explainer = Contributions(model, self._owner, self._pool.threads)
+        representatives = [
+            _values_of_codes(self._start.cuts, self._start.rules.n_categories, number)
+            for number in range(self._start.cuts.n_features)
+        ]
+        rows = self._evaluation if self._plan.shap == "held-out" else np.arange(self.n_rows)
+        total = np.zeros(len(representatives), np.int64)
+        for first in range(0, len(rows), EXPLAINED_AT_ONCE):
+            codes = self._codes.of_rows(rows[first : first + EXPLAINED_AT_ONCE])
+            values = np.stack([own[column] for own, column in zip(representatives, codes.T, strict=True)])
+            sizes = explainer.sizes(values)
+            with _told():
+                total += np.array([objective.sum_fixed(own, None, unit) for own in sizes.T], np.int64)
+        return total
 
     def start_tree(self, output: int) -> int:
         self._output = output
@@ -361,7 +400,7 @@ class RowsInMemory:
             return
         for _, first, end in spans(self.n_rows):
             gradient, hessian = self._derived(first, end)
-            objective.pack(gradient[0], hessian[0], scales, self._packed[:, first:end])
+            objective.pack(gradient[output], hessian[output], scales, self._packed[:, first:end])
 
     def histograms(self, layout: histogram.Layout, positions: Int64, out: Int64) -> None:
         self._codes.histograms(layout, positions, self._packed, out)
@@ -390,12 +429,14 @@ class RowsInMemory:
         if self._rows is not None:  # training did not begin
             counted = self._counted()
             rows = np.flatnonzero(counted) if len(counted) else np.arange(self.n_rows)
-            groups = np.zeros(self.n_rows, np.float32)
-            yield self._labels, groups, rows.astype(np.uint32), self._weights
+            for number, own in enumerate(self._labels):
+                groups = np.full(self.n_rows, number, np.float32)
+                yield own, groups, rows.astype(np.uint32), self._weights
             return
         starts = self._starts[self._output]
+        labels = self._kept_labels[self._output if len(self._kept_labels) > 1 else 0]
         for chunk, first, end in spans(self.n_rows):
-            residuals = self._kept_labels.part(first, end) - starts[first:end]
+            residuals = labels.part(first, end) - starts[first:end]
             weights = None if self._kept_weights is None else self._kept_weights.part(first, end)
             yield residuals, self._leaf_of[first:end], self._drawn[0].of_chunk(chunk), weights
 
@@ -411,7 +452,7 @@ class RowsInMemory:
             held += [self._labels, self._weights, self._base_margin]
         else:
             weights = None if self._kept_weights is None else self._kept_weights.values
-            held += [self._kept_labels.values, weights, self._margins]
+            held += [*(own.values for own in self._kept_labels), weights, self._margins]
         found = 0
         for array in itertools.chain(held, () if self._rows is not None else self._codes.arrays()):
             if array is not None:

@@ -83,7 +83,8 @@ class Snapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         tree: the one that comes next. exchanges: so far. gradient_bound: on |g| of any row in it.
-        margin_bound, highest_margin, moved: as the aggregator's. totals: of the round that the tree is in, where it began before.
+        margin_bounds, highest_margins, moved: as the aggregator's, by output. totals: of the round that the tree is in, where it
+            began before.
         most: bounds of its totals, where the root came with them; else empty. growing: whether scales went out with the splits.
         history, without_value: of the metrics so far. named: row counts that are owed.
     """
@@ -91,9 +92,9 @@ class Snapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tree: int
     exchanges: int
     gradient_bound: float
-    margin_bound: float
-    highest_margin: float
-    moved: float
+    margin_bounds: tuple[float, ...]
+    highest_margins: tuple[float, ...]
+    moved: tuple[float, ...]
     totals: tuple[int, ...]
     most: tuple[int, ...]
     growing: bool

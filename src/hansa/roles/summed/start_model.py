@@ -87,6 +87,11 @@ def why_not(plan: Plan, ensemble: Ensemble) -> str:
     ):
         if found != expected:
             return f"its {name} {found!r:.200} is not the plan's {expected!r:.200}; go on with the plan that the model was trained by"
+    if schema.base_margin and len(set(ensemble.base_scores)) > 1:
+        return (
+            f"its outputs start at different base scores {ensemble.base_scores!r:.200}, and schema.base_margin says where rows start: "
+            "leave base_margin out, or go on from a model of Hansa's, whose outputs start alike"
+        )
     return ""
 
 

@@ -1,8 +1,8 @@
 """What is asked about labels and weights before the first tree, as sums that add up over parties.
 
-magnitudes   how many |labels| and weights have each binary exponent: gives public powers of two that bound them
-labels       sum w y, sum w, rows with label 1, rows: give the base score and scale_pos_weight; where the base score is a Newton step
-             from margin 0, sums of g and h there too
+magnitudes   how many |labels|, of each label, and weights have each binary exponent: gives public powers of two that bound them
+labels       of each label sum w y, sum w, rows with label 1, rows: give the base scores and scale_pos_weight; where a base score is a
+             Newton step from margin 0, sums of g and h there too
 """
 
 from __future__ import annotations
@@ -51,32 +51,38 @@ below 1.4 |y| above -1/2), and h <= w (1 + ln(1 + y)) < 2^7 w."""
 
 
 def label_sums(parameters: Parameters) -> int:
-    """Numbers that a party sums over labels and weights: `LABEL_SUMS`; where a Newton step gives the base score `STEP_SUMS`; of several
-    classes one for each."""
+    """Numbers that a party sums over labels and weights, of each label: `LABEL_SUMS`; where a Newton step gives the base score
+    `STEP_SUMS`; of several classes one for each."""
     start = LOSSES[parameters.objective].start
-    return LABEL_SUMS + {"Newton step": STEP_SUMS, "shares": parameters.num_class}.get(start, 0)
+    return parameters.num_target * (
+        LABEL_SUMS + {"Newton step": STEP_SUMS, "shares": parameters.num_class}.get(start, 0)
+    )
 
 
 def balanced(
-    weights: npt.NDArray[np.float32] | None, labels: npt.NDArray[np.float32], n_rows: int, n_parties: int, own: int
+    weights: npt.NDArray[np.float32] | None, held: int, n_rows: int, n_parties: int, own: int
 ) -> npt.NDArray[np.float32]:
     """Weights with which every party's rows count as much as another's, float32 (rows,).
 
     Args:
-        weights: of this party's rows, or None. n_rows: that all parties train on, own: that this one does. All counts are public. Of a
-            party that trains on none, held-out rows keep their weights.
+        weights: of this party's rows, or None. held: how many rows it has. n_rows: that all parties train on, own: that this one does.
+            All counts are public. Of a party that trains on none, held-out rows keep their weights.
     """
     scale = np.float32(n_rows / (n_parties * own) if own else 1)
-    given = np.ones_like(labels) if weights is None else weights
+    given = np.ones(held, np.float32) if weights is None else weights
     return np.asarray(given * scale, np.float32)
 
 
 def count_magnitudes(labels: npt.NDArray[np.float32], weights: npt.NDArray[np.float32] | None) -> Int64:
-    """int64 (2, 256): rows by the exponent field of |label|, and of the weight (all at 1's where there is none)."""
-    given = np.ones_like(labels) if weights is None else weights
+    """int64 (labels + 1, 256): rows by the exponent field of each |label|, and of the weight (all at 1's where there is none).
+
+    Args:
+        labels: float32 (rows,), or (labels, rows) of several. weights: float32 (rows,), or None.
+    """
+    given = np.ones(labels.shape[-1], np.float32) if weights is None else weights
     counts = [
         np.bincount((np.abs(values).view(np.uint32) >> 23).astype(np.int64), minlength=EXPONENTS)
-        for values in (labels, given)
+        for values in (*np.atleast_2d(labels), given)
     ]
     return np.stack(counts).astype(np.int64)
 
@@ -99,7 +105,8 @@ class MagnitudeBounds:
 
 def bounds_of(magnitudes: Int64, has_weights: bool) -> MagnitudeBounds:
     """The bounds that pooled magnitudes give: a number with exponent field e is below 2^(e - 126)."""
-    label, weight = (int(np.flatnonzero(counts)[-1]) - 126 if counts.any() else 0 for counts in magnitudes)
+    both = magnitudes[:-1].sum(axis=0), magnitudes[-1]
+    label, weight = (int(np.flatnonzero(counts)[-1]) - 126 if counts.any() else 0 for counts in both)
     return MagnitudeBounds(label_exponent=label, weight_exponent=weight if has_weights else 0)
 
 
@@ -222,8 +229,21 @@ FARTHEST_START = 1e30
 def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> BaseScore:
     """The base scores that pooled label sums give, with `sum_steps` behind them where there are any; 0 where they are quantiles.
 
+    sums: of each label in turn (`label_sums`).
+
     Raises HansaError where every row has the same class: there is nothing to learn.
     """
+    labels = plan.schema.labels
+    starts = [
+        _start_of_label(plan, own, label_unit, weight_unit, f" of {name!r}" if len(labels) > 1 else "")
+        for name, own in zip(labels, sums.reshape(len(labels), -1), strict=True)
+    ]
+    scores = tuple(score for own in starts for score in own.base_scores)
+    return BaseScore(scores, starts[0].scale_pos_weight, max(own.weight for own in starts))
+
+
+def _start_of_label(plan: Plan, sums: Int64, label_unit: int, weight_unit: int, of: str) -> BaseScore:
+    """`start_of` of one label, which `of` names in errors where there are several."""
     parameters = plan.parameters
     weighted_label = math.ldexp(float(sums[0]), label_unit)
     weight = math.ldexp(float(sums[1]), weight_unit)
@@ -236,13 +256,13 @@ def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> Base
     one_class = positives in (0, rows) or not 0 < float(np.float32(mean)) < 1
     if is_binary(parameters.objective) and one_class:
         raise HansaError(
-            f"of the {rows} rows of all parties (weights of 0 not counted) all have the same label "
+            f"of the {rows} rows of all parties (weights of 0 not counted) all have the same label{of} "
             f"{int(positives > 0)}; {parameters.objective} needs rows of both classes"
         )
     if is_exponential(parameters.objective) and not float(np.float32(mean)) > 0:
         raise HansaError(
-            f"the {rows} rows of all parties (weights of 0 not counted) all have label 0, or nearly; {parameters.objective} needs rows "
-            "with a label above 0: bring such rows at some party, or there is nothing to learn"
+            f"the {rows} rows of all parties (weights of 0 not counted) all have label{of} 0, or nearly; {parameters.objective} needs "
+            "rows with a label above 0: bring such rows at some party, or there is nothing to learn"
         )
     if parameters.scale_pos_weight == "auto":
         scale = (rows - positives) / positives
@@ -250,8 +270,10 @@ def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> Base
         scale = float(parameters.scale_pos_weight)
     base_score = parameters.base_score
     start = LOSSES[parameters.objective].start
-    if base_score is None and start in ("zero", "quantile"):
+    if base_score is None and start == "quantile":
         base_score = 0.0
+    elif base_score is None and start == "majority":
+        base_score = 1.0 if mean > 0.5 else 0.0
     elif base_score is None and start == "Newton step":
         base_score = newton_step(parameters.objective, sums[LABEL_SUMS:], label_unit, weight_unit)
     elif base_score is None:
@@ -262,7 +284,7 @@ def start_of(plan: Plan, sums: Int64, label_unit: int, weight_unit: int) -> Base
     most = math.ldexp(float(sums[1]) + rows, weight_unit)
     if scale > 1.0:
         most += (scale - 1.0) * math.ldexp(float(sums[0]) + rows, label_unit)
-    return BaseScore((float(np.float32(base_score)),) * parameters.outputs, scale, most)
+    return BaseScore((float(np.float32(base_score)),) * (parameters.outputs // parameters.num_target), scale, most)
 
 
 def base_is_quantile(plan: Plan) -> bool:
@@ -334,19 +356,25 @@ def histogram_bits_of(plan: Plan, magnitudes: Int64, sums: Int64, start: BaseSco
     given = plan.parameters.histogram_bits
     if given != "auto":
         return int(given)
+    each = zip(magnitudes[:-1], sums.reshape(len(magnitudes) - 1, -1), strict=True)
+    return max(_bits_of_label(plan, labels, magnitudes[-1], own, start.scale_pos_weight) for labels, own in each)
+
+
+def _bits_of_label(plan: Plan, of_labels: Int64, of_weights: Int64, sums: Int64, scale_pos_weight: float) -> int:
+    """`histogram_bits_of` of one label, 32 or 64."""
     positives, rows = int(sums[2]), max(int(sums[3]), 1)
-    weights = _typical(magnitudes[1])
+    weights = _typical(of_weights)
     if is_softmax(plan.parameters.objective):
         skew = _mean(weights) / _quantile(weights, LIGHT_ROWS)
     elif is_logistic(plan.parameters.objective):
         share = min(max(positives / rows, 0.0), 1.0)
         weights = [
             *((size, count * (1 - share)) for size, count in weights),
-            *((size * start.scale_pos_weight, count * share) for size, count in weights),
+            *((size * scale_pos_weight, count * share) for size, count in weights),
         ]
         skew = _mean(weights) / _quantile(weights, LIGHT_ROWS)
     else:
-        labels = _typical(magnitudes[0])
+        labels = _typical(of_labels)
         skew = _mean(weights) / _quantile(weights, LIGHT_ROWS)
         if not is_quantile(plan.parameters.objective):  # whose gradients are as large as weights, whatever the labels
             skew *= max(_mean(labels) / _quantile(labels, 0.5), 1.0)
@@ -384,8 +412,23 @@ def metric_scale(parameters: Parameters, n_rows: int, bounds: MagnitudeBounds, g
     exponent = bounds.label_exponent
     if not is_exponential(parameters.objective) and LOSSES[parameters.objective].start == "mean":
         exponent = max(exponent, math.frexp(gradient_bound / bounds.weight)[1] - 2)
-    return MetricScale(n_rows, bounds.weight_exponent, exponent, parameters.huber_slope, parameters.quantiles)
+    # A metric is a mean over rows and labels.
+    n_values = n_rows * parameters.num_target
+    return MetricScale(n_values, bounds.weight_exponent, exponent, parameters.huber_slope, parameters.quantiles)
 
+
+def shap_rows(plan: Plan, n_rows: int, n_evaluation: int) -> int:
+    """Rows that a plan's SHAP summary is of, of so many trained on and held out; public."""
+    return n_evaluation if plan.shap == "held-out" else n_rows + n_evaluation
+
+
+def shap_unit(plan: Plan, most: float, n_rows: int, n_evaluation: int) -> int:
+    """Exponent of the unit in which sizes of SHAP values are summed, none of which exceeds `most`."""
+    return objective.unit_exponent(max(most, LEAST_SIZE), max(shap_rows(plan, n_rows, n_evaluation), 1))
+
+
+LEAST_SIZE = 2.0**-100
+"""Of SHAP values that are told apart from 0."""
 
 LARGEST_LABEL_EXPONENT = 45
 """Gains, of the order of rows times label squared, must fit float32."""

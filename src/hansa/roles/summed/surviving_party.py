@@ -109,6 +109,11 @@ class SurvivingParty:
         return self._party.withheld
 
     @property
+    def shap(self) -> dict[str, float]:
+        """See `Party`."""
+        return self._party.shap
+
+    @property
     def evidence(self) -> Evidence | None:
         """See `Party`."""
         return self._party.evidence
