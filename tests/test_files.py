@@ -258,6 +258,7 @@ def test_no_file_that_a_user_names_is_read_without_a_limit():
         "node/memory.py",
         "node/shared.py",
         "secure/prg.py",
+        "demo/consoles.py",
         "demo/report.py",
         "console/app.py",
     }
