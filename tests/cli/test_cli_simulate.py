@@ -381,9 +381,10 @@ def test_a_killed_process_ends_a_simulation_that_waits_for_nobody(table):
         victim, give_up = None, time.monotonic() + HANG_S
         while victim is None and time.monotonic() < give_up:
             time.sleep(0.2)
-            for child in psutil.Process(running.pid).children():
-                connected = [c for c in child.net_connections() if c.status == psutil.CONN_ESTABLISHED]
-                if any(argument.endswith("borealis.toml") for argument in child.cmdline()) and connected:
+            for child in psutil.Process(running.pid).children(recursive=True):
+                # Members are forked from one process, and have its command line; each writes its errors to a file of its name.
+                its = any(file.path.endswith("borealis.log") for file in child.open_files())
+                if its and any(c.status == psutil.CONN_ESTABLISHED for c in child.net_connections()):
                     victim = child
         assert victim is not None
         victim.kill()
