@@ -107,7 +107,7 @@ def test_a_run_by_rules_that_the_plan_names(consortium: Consortium):
     for seed, name in enumerate(PARTIES):
         days = [f"2024-{1 + row % 12:02}-{1 + row % 28:02}" for row in range(60 + 20 * seed)]
         write_table(folder / f"{name}.csv", {"opened": days, **cells(60 + 20 * seed, seed)})
-    shown = hansa("plan", folder / "plan.toml").stdout
+    shown = hansa("plan", "show", folder / "plan.toml").stdout
     assert "opened: days" in shown
     assert "schema.unseen                      error" in shown
     hub, port = consortium.start_hub()
@@ -137,7 +137,7 @@ def test_a_run_whose_levels_are_those_of_all_parties(consortium: Consortium):
     for seed, name in enumerate(PARTIES):
         band = [("north", "south", f"only-{name}")[row % 3 if row < 30 else row % 2] for row in range(60 + 20 * seed)]
         write_table(folder / f"{name}.csv", {"band": band, **cells(60 + 20 * seed, seed)})
-    shown = hansa("plan", folder / "plan.toml").stdout
+    shown = hansa("plan", "show", folder / "plan.toml").stdout
     assert "The aggregator learns which levels of band each party has, and every party the levels of all." in shown
     checked = hansa("check", folder / "plan.toml", folder / "aurora.csv")
     assert checked.exit_code == 0, checked.output
