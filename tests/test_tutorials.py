@@ -50,6 +50,7 @@ FILES = {
     "how-to/coopetitive-run.md",
     "how-to/deploy.md",
     "how-to/a-process-died.md",
+    "how-to/larger-than-memory.md",
     "how-to/run-a-service.md",
     "how-to/use-the-console.md",
 }

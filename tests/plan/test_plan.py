@@ -882,6 +882,7 @@ def test_every_key_is_listed():
         replace(PLAN, schema=replace(PLAN.schema, **told)),
         replace(PLAN, parameters=squares, custom_objective=CustomObjective("0" * 64, 1.0, 1.0)),
         replace(PLAN, evaluation_fraction=0.2, custom_metric=CustomMetric("0" * 64, "cost", 1.0)),
+        replace(PLAN, evaluation_fraction=0.5, shap="held-out", receivers=PLAN.parties, on_dropout="abort"),
         replace(PLAN, evaluation_fraction=0.5, search=Search(2, (("eta", (0.1, 0.2)),)), on_dropout="abort"),
         replace(PLAN, folds=5, on_dropout="abort", schema=replace(PLAN.schema, id="patient")),
         replace(
@@ -913,6 +914,7 @@ def test_every_key_is_listed():
         "folds",
         "part_of",
         "search",
+        "shap",
         "trial",
         "name",
         "mode",

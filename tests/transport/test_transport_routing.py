@@ -19,7 +19,7 @@ from hansa.transport.notices import Notice
 from hansa.transport.resumable import ResumableChannel, ResumableHub
 from hansa.transport.routing import HandedListener, NotYet, Router, local_pair, route_of, server_name
 from hansa.transport.tls import TlsChannel, TlsHub
-from waiting import HANG_S
+from waiting import HANG_S, until
 
 DIGEST = bytes(range(32))
 
@@ -140,7 +140,7 @@ def test_what_is_no_tls_is_answered_by_an_alert_and_a_slow_one_holds_nobody_up(c
         assert address == slow.getsockname()
         plain.close()
         slow.close()
-        assert router.handed == 1
+        until(lambda: router.handed == 1, "the count of what was handed on")
     finally:
         router.close()
         ours.close()

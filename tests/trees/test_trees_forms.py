@@ -286,7 +286,7 @@ def test_a_model_of_xgboosts_of_several_labels_is_read_with_its_base_scores_and_
     matrix = xgboost.DMatrix(features.T, labels.T, feature_names=list(NAMES[:NUMBERS]))
     booster = xgboost.train({"objective": "binary:logistic", "max_depth": 3}, matrix, 3)
     read = from_json(bytes(booster.save_raw("json")))
-    assert read.reading.labels == ("label_0", "label_1")
+    assert read.reading.labels == ("0", "1")
     assert len(set(read.base_scores)) == 2
     assert np.allclose(read.predict(features), booster.predict(matrix), atol=1e-6)
     again = from_json(to_json(read))

@@ -550,10 +550,10 @@ def _reading(attributes: Any, names: Sequence[str], categories: Sequence[tuple[L
 
 
 def _labels(attributes: Any, n_labels: int, theirs: bool) -> tuple[str, ...]:
-    """The names of several labels, from the learner's attributes; in a model of XGBoost's own label_0, label_1 and so on."""
+    """The names of several labels, from the learner's attributes; in a model of XGBoost's own 0, 1 and so on."""
     given = attributes if isinstance(attributes, dict) else {}
     if LABELS_ATTRIBUTE not in given:
-        return tuple(f"label_{number}" for number in range(n_labels)) if theirs else ()
+        return tuple(map(str, range(n_labels))) if theirs else ()
     where, text = f"attributes[{LABELS_ATTRIBUTE!r}]", given[LABELS_ATTRIBUTE]
     try:
         found = tuple(msgspec.json.decode(text, type=list[str]))

@@ -265,7 +265,7 @@ def test_what_else_a_party_says_is_the_listed_messages(both, tables):
     assert sum(party.masked_bytes for party in run.parties.values()) == sent
     beside = sum(t.bytes_up for t in run.traffic.values()) - sent
     frames = sum(t.frames_up for t in run.traffic.values())
-    assert beside < 150 * frames + 3 * 800
+    assert beside < 150 * frames + 3 * 900
 
 
 def test_bytes_are_federated_modes_to_within_a_hundredth(both):
