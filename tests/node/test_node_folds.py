@@ -112,6 +112,7 @@ def test_folds_on_shares_have_the_scores_of_cross_validation_in_one_process():
         parameters=parameters,
         schema=replace(one.schema, id="patient"),
         folds=2,
+        release=Release(least_choices=0),  # leaves rounded to few bits would be other leaves in each run
         coopetitive=Coopetitive("post", ("aurora", "borealis", "cirrus"), cuts=cuts),
     )
     assert shared.opened_steps == (1, 2)
@@ -122,10 +123,7 @@ def test_folds_on_shares_have_the_scores_of_cross_validation_in_one_process():
         server = run.members["aurora"]
         assert all(member.model is None for member in run.members.values())
         assert [rounds for rounds, _ in server.history["logloss"]] == [1, 2]
-        kept = Release(least_choices=0)
-        train = replace(
-            own, folds=0, fold=None, evaluation_fraction=0.0, receivers=("aurora",), schema=one.schema, release=kept
-        )
+        train = replace(own, folds=0, fold=None, evaluation_fraction=0.0, receivers=("aurora",), schema=one.schema)
         model = share_in_process(
             train, spread(take(ROWS, np.flatnonzero(places != fold)), np.arange((places != fold).sum()) % 3)
         )
@@ -133,7 +131,7 @@ def test_folds_on_shares_have_the_scores_of_cross_validation_in_one_process():
         test = take(ROWS, np.flatnonzero(places == fold))
         margins = ensemble.predict_margin(test.features)
         expected = np.log1p(np.exp(-np.where(test.label > 0, 1, -1) * margins)).mean()
-        assert server.history["logloss"][-1][1] == pytest.approx(expected, abs=2e-3)
+        assert server.history["logloss"][-1][1] == pytest.approx(expected, abs=5e-4)
 
 
 def test_folds_on_shares_open_metrics_after_every_round():

@@ -36,8 +36,8 @@ from hansa.consortium.audit_entries import (
     written_line,
 )
 from hansa.consortium.identity import Identity, verify
-from hansa.errors import IdentityError, OutputError, StateError
-from hansa.files import failed
+from hansa.errors import IdentityError, OutputError, StateError, in_words
+from hansa.files import failed, read_whole
 
 HEAD_PURPOSE = "hansa log head v1"
 SHOWN_PURPOSE = "hansa log shown v1"
@@ -346,10 +346,9 @@ def damaged(path: Path, number: int, why: str, place: str = "line") -> StateErro
 def read_log(path: Path) -> bytes:
     """The bytes of a log. Raises OutputError."""
     try:
-        with path.open("rb") as file:
-            return file.read(MOST_LOG_BYTES)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be read ({error.strerror}); name a member's log") from error
+        return read_whole(path, MOST_LOG_BYTES)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path}: cannot be read ({in_words(error)}); name a member's log") from error
 
 
 def lines_of(content: bytes, path: Path, before: int = 0) -> Iterator[tuple[int, Line, bytes]]:
