@@ -70,6 +70,8 @@ from hansa.protocol.messages import (
     SumLabels,
     TellLevels,
     Tensor,
+    TreeScales,
+    TreeSplits,
     TrainingSetup,
     UseCuts,
     UseLevels,
@@ -97,6 +99,7 @@ HASHES = st.binary(max_size=40)
 INDEXES = st.lists(INT64, max_size=3).map(tuple)
 PROOFS = st.builds(LogProof, INT64, INT64, INDEXES, INDEXES, st.lists(HASHES, max_size=3).map(tuple))
 LOGS = st.builds(LogCheckpoint, HASHES, INT64, HASHES, HASHES, st.lists(PROOFS, max_size=2).map(tuple))
+SCALES = st.lists(st.builds(TreeScales, INT64, FLOATS, FLOATS, TENSORS), max_size=3).map(tuple)
 FIELDS = {
     LogCheckpoint: LOGS,
     dict[str, LogCheckpoint]: st.dictionaries(TEXT, LOGS, max_size=3),
@@ -123,7 +126,9 @@ FIELDS = {
     tuple[Tensor, ...]: st.lists(TENSORS, max_size=3).map(tuple),
     dict[str, bytes]: st.dictionaries(TEXT, st.binary(max_size=40), max_size=4),
     dict[str, tuple[str, ...]]: st.dictionaries(TEXT, st.lists(TEXT, max_size=4).map(tuple), max_size=4),
-    QuantiseGradients | None: st.none() | st.builds(QuantiseGradients, INT64, FLOATS, FLOATS, TENSORS),
+    QuantiseGradients | None: st.none() | st.builds(QuantiseGradients, INT64, FLOATS, FLOATS, TENSORS, SCALES),
+    tuple[TreeScales, ...]: SCALES,
+    tuple[TreeSplits, ...]: st.lists(st.builds(TreeSplits, INT64, *[TENSORS] * 8), max_size=3).map(tuple),
     Contribution | None: st.none() | st.builds(Contribution, INT64, INT64, TEXT, INT64, TENSORS, INT64),
 }
 
