@@ -151,7 +151,7 @@ def made(folder: Path, n_rows: int, threads: int = 1) -> tuple[CodesInMemory, Co
     assert isinstance(memory, CodesInMemory)
     assert isinstance(disk, CodesOnDisk)
     binned = bin_rows(features, cuts)
-    for (_, first, end), block in zip(disk._spans, disk.arrays(), strict=True):
+    for (_, first, end), block in zip(disk.spans, disk.arrays(), strict=True):
         np.testing.assert_array_equal(block, binned.codes_by_feature[:, first:end])
     return memory, disk, cuts
 
@@ -200,13 +200,13 @@ def test_a_tree_that_is_followed_first_has_the_same_histograms_afterwards(tmp_pa
 
 def test_a_level_is_one_pass(tmp_path, monkeypatch):
     passes: list[int] = []
-    pass_over = CodesOnDisk._pass
+    pass_over = disk_codes._TreeOnDisk._pass
 
     def counted(self, level, positions):
         passes.append(len(positions))
         return pass_over(self, level, positions)
 
-    monkeypatch.setattr(CodesOnDisk, "_pass", counted)
+    monkeypatch.setattr(disk_codes._TreeOnDisk, "_pass", counted)
     agreed = plan(("aurora",), rounds=2, max_depth=3, evaluation=0.2)
     rows = table(400)
     Conversation(agreed, {"aurora": rows}, hold=on_disk(tmp_path)).finish()

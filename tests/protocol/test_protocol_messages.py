@@ -395,6 +395,8 @@ def test_a_large_frame_of_every_kind_that_has_data_passes():
             str: "x",
             tuple[float, ...]: (0.5,) * 1000,
             tuple[bytes, bytes]: (b"", b""),
+            tuple[TreeScales, ...]: (TreeScales(1, 0.5, 0.5, data),),
+            tuple[TreeSplits, ...]: (TreeSplits(1, *[data] * 8),),
         }
         message = kind(**{f.name: (values | plain).get(f.type) for f in fields})
         assert encode(decode("aurora", encode(message))) == encode(message)

@@ -979,7 +979,6 @@ class Aggregator:
 
     def _start_trees(self) -> None:
         plan, parameters = self._plan, self._plan.parameters
-        most = most_hessian(*self._public_bounds())
         for place, tree in enumerate(self._growing):
             if self._layout is None or not np.array_equal(tree.columns, self._layout.columns):
                 self._layout = histogram.layout_of(self._bin_offsets, tree.columns)
@@ -994,13 +993,18 @@ class Aggregator:
                 self._rules,
                 node_columns(plan, self._rules, tree.columns, tree.number),
                 self._pool,
-                hessian_of(plan.min_child_rows, heaviest_row(most, tree.scales)),
+                self._least_hessian(tree.scales),
                 len(self._parties) if plan.dominance else 0,
                 self._leaf_bits,
             )
         if self._counts is not None:
             scales = [tree.scales for tree in self._growing]
             self._counts.naming.start_trees(self._tree, scales, self._gradient_bound)
+
+    def _least_hessian(self, scales: objective.Scales) -> int:
+        """What every child of a tree has, as a whole sum at these scales, beside what `min_child_weight` says."""
+        heaviest = heaviest_row(most_hessian(*self._public_bounds()), scales)
+        return hessian_of(self._plan.min_child_rows, heaviest)
 
     def _start_level(self) -> None:
         self._level += 1
@@ -1009,14 +1013,14 @@ class Aggregator:
         self._zero = 0
 
     @property
-    def _asked(self) -> list[Grower]:
+    def _growers(self) -> list[Grower]:
         """Those of the trees whose histograms are asked for, in their order."""
         return [tree.grower for tree in self._growing if not tree.ended]
 
     @property
     def _built(self) -> int:
         """Nodes whose histograms are asked for, of all trees."""
-        return sum(len(grower.to_build) for grower in self._asked)
+        return sum(len(grower.to_build) for grower in self._growers)
 
     def _take_histograms(self, member: str, message: Contribution) -> Outgoing:
         quantity = "root" if self._with_root else "histograms"
@@ -1031,7 +1035,7 @@ class Aggregator:
         party = self._parties.index(member)
         for grower, first, part in parts:
             grower.add(first, part, len(self._parties), party)
-        if all(grower.complete for grower in self._asked):
+        if all(grower.complete for grower in self._growers):
             if self._zero % 2**64:
                 raise self._noise(message)
             if self._with_root:
@@ -1043,7 +1047,7 @@ class Aggregator:
         """The histograms of whole nodes that a fragment holds: by tree, the first node of it and int64 (m, planes, cells)."""
         first, begin, left = self._next_node[member], 0, self._next_node[member]
         parts = []
-        for grower in self._asked:
+        for grower in self._growers:
             built, shape = len(grower.to_build), grower.node_shape
             at = min(left, built)
             left -= at
@@ -1055,7 +1059,7 @@ class Aggregator:
             if at + count < built:
                 break
         if message.first != first or not parts or begin != len(values):
-            words = [math.prod(grower.node_shape) for grower in self._asked]
+            words = [math.prod(grower.node_shape) for grower in self._growers]
             raise self._broken(
                 member,
                 message,
@@ -1090,7 +1094,7 @@ class Aggregator:
             self._start_level()
             yield from self._split(decided, level_number)
             # The parties are at work again.
-            for grower in self._asked:
+            for grower in self._growers:
                 grower.go_on()
             return
         if quantiles := self._plan.parameters.quantiles:
