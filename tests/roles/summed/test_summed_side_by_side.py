@@ -127,19 +127,14 @@ def test_a_message_of_the_most_trees_is_one_of_the_protocol():
 def test_what_trees_side_by_side_take_is_bounded():
     parameters = {"objective": "multi:softprob", "rounds": 1, "max_depth": 6, "max_bin": 256}
     agreed = plan(PARTIES, **parameters, num_parallel_tree=20)
-    few = tuple((name, b"n" * 32, 1000, 10, b"") for name in PARTIES)
-    many = (*few[:2], (PARTIES[2], b"n" * 32, 2_000_000, 10, b""))
-    huge = (*few[:2], (PARTIES[2], b"n" * 32, 2**33, 10, b""))
+    few, many, huge = 1000, 2_000_000, 2**33
     trees = 20 * agreed.parameters.outputs
     assert trees_at_once(agreed, 1600, 1, few) == min(trees, MOST_TREES)
     assert trees_at_once(agreed, 3000 * 257, 1, few) == 1
-    for cells, planes, roster in ((20_000, 1, few), (20_000, 2, few), (1600, 1, many), (1600, 2, many)):
-        at_once = trees_at_once(agreed, cells, planes, roster)
+    for cells, planes, rows in ((20_000, 1, few), (20_000, 2, few), (1600, 1, many), (1600, 2, many)):
+        at_once = trees_at_once(agreed, cells, planes, rows)
         assert 1 < at_once < MOST_TREES
-        most_rows = max(rows + held for _, _, rows, held, _ in roster)
-        taken = [
-            (at_once + more) * np.array([8 * 63 * planes * cells, row_bytes(planes) * most_rows]) for more in (0, 1)
-        ]
+        taken = [(at_once + more) * np.array([8 * 63 * planes * cells, row_bytes(planes) * rows]) for more in (0, 1)]
         assert (taken[0] <= [HISTOGRAM_BYTES, ROW_BYTES]).all()
         assert (taken[1] > [HISTOGRAM_BYTES, ROW_BYTES]).any()
     assert trees_at_once(agreed, 1600, 1, huge) == 1

@@ -847,7 +847,8 @@ class Aggregator:
         self._cuts = with_categories(cuts, self._rules)
         self._bin_offsets = np.concatenate([[0], np.cumsum(self._cuts.n_codes)]).astype(np.int64)
         planes = 1 if self._histogram_bits == 32 else 2
-        self._at_once = trees_at_once(plan, int(self._bin_offsets[-1]), planes, self._roster)
+        most_rows = max(rows + held for _, _, rows, held, _ in self._roster)
+        self._at_once = trees_at_once(plan, int(self._bin_offsets[-1]), planes, most_rows)
         outputs, limit = plan.parameters.outputs, plan.schema.base_margin_limit
         self._base_margins = [float(base_margin(plan.parameters.objective, score)) for score in self._start.base_scores]
         self._highest_margins = list(self._base_margins)

@@ -611,6 +611,7 @@ class Party:
                 self._counts = CountChecker(plan, self._name, masked, trained, identity, names_of_columns)
         self._roster: Roster = message.roster
         self._n_rows = sum(rows for _, _, rows, _, _ in message.roster)
+        self._most_rows = max(rows + held for _, _, rows, held, _ in message.roster)
         self._n_evaluation = sum(held for _, _, _, held, _ in message.roster)
         self._rows.join(self._n_rows, self._n_evaluation, len(names), self._join.rows)
         self._n_columns = len(plan.schema.features) + self._describes
@@ -826,7 +827,7 @@ class Party:
         self._present = self._sizes - cuts.has_missing
         self._layout = histogram.layout_of(cuts.code_offsets, np.zeros(0, np.uint32))
         self._allowed = np.zeros(n_features, np.bool_)
-        self._at_once = trees_at_once(self._plan, int(self._sizes.sum()), self._planes, self._roster)
+        self._at_once = trees_at_once(self._plan, int(self._sizes.sum()), self._planes, self._most_rows)
 
     def _check_start(self, message: UseCuts) -> None:
         """Refuse base scores that are not numbers, and others than the plan's where it names them."""
