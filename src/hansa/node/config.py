@@ -66,7 +66,7 @@ from hansa.data.query import DatabaseQuery, Query, fault_of_url
 from hansa.data.schema import Schema
 from hansa.declared import SECRET, decode
 from hansa.engines.settings import DiskSettings, EngineDocument, RaySettings, engine_of
-from hansa.errors import IdentityError, PlanError
+from hansa.errors import IdentityError, PlanError, in_words
 from hansa.files import read_text, read_whole
 from hansa.node.proposals import withdrawals
 from hansa.plan import COOPETITIVE, Plan, read_plan
@@ -530,7 +530,7 @@ def read_password(file: Path, what: str) -> str:
             raise PlanError(f"{file}: others can read this password; run: chmod 600 {file}")
         return read_text(file).strip()
     except (OSError, ValueError) as error:
-        raise PlanError(f"{file}: {what} cannot be read: {error}") from error
+        raise PlanError(f"{file}: {what} cannot be read: {in_words(error)}") from error
 
 
 def _server_addresses(given: Mapping[str, str] | None, plan: Plan, path: Path) -> dict[str, tuple[str, int]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hansa.consortium.ledger import Entry, Ledger, Met, spent_under, split_under
 from hansa.data.query import paths_of
-from hansa.errors import PlanError
+from hansa.errors import PlanError, in_words
 from hansa.files import check_folder, check_outputs, read_whole
 from hansa.node import logs
 from hansa.node.config import MemberFile
@@ -82,7 +82,7 @@ def read_start_model(member: MemberFile) -> bytes | None:
     try:
         return read_whole(member.start_model, MOST_BYTES)
     except (OSError, ValueError) as error:
-        raise PlanError(f"{member.path}: start_model {member.start_model} cannot be read: {error}") from error
+        raise PlanError(f"{member.path}: start_model {member.start_model} cannot be read: {in_words(error)}") from error
 
 
 def put_model(member: MemberFile, model: bytes | None) -> None:

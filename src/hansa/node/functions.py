@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from types import FunctionType
 
-from hansa.errors import PlanError
+from hansa.errors import PlanError, in_words
 from hansa.files import read_whole
 from hansa.plan import Plan
 from hansa.roles.summed.custom import Functions
@@ -59,7 +59,9 @@ def _source(path: Path) -> bytes:
     try:
         return read_whole(path, MOST_FUNCTION_BYTES)
     except (OSError, ValueError) as error:
-        raise PlanError(f"{path}: cannot be read: {error}; expected a Python file with one function") from error
+        raise PlanError(
+            f"{path}: cannot be read: {in_words(error)}; expected a Python file with one function"
+        ) from error
 
 
 def _function(key: str, path: Path, source: bytes) -> FunctionType:

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 from msgspec.structs import replace
 
-from hansa.errors import OutputError
+from hansa.errors import OutputError, in_words
 from hansa.files import make_folder, read_whole, write_whole, writing
 from hansa.service.config import CONSOLE_FILE, Consortium, ServiceFile
 from hansa.service.proposals import AWAY_FOLDER
@@ -114,7 +114,7 @@ def _content(archive: Path) -> dict[str, bytes]:
                     raise OutputError(f"{archive}: is no back-up of a service: it holds {entry.name!r:.100}")
                 found[entry.name] = file.read()
     except (tarfile.TarError, OSError) as error:
-        raise OutputError(f"{archive}: is no back-up of a service: {error}") from error
+        raise OutputError(f"{archive}: is no back-up of a service: {in_words(error)}") from error
     return found
 
 
