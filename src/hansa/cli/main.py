@@ -38,7 +38,7 @@ from hansa.cli.service import COMMANDS as SERVICE_COMMANDS
 from hansa.cli.service import serve
 from hansa.cli.signals import Interrupted, interrupting
 from hansa.data.schema import DECIMAL_SIGNS, UNSEEN
-from hansa.errors import AGAIN, REFUSED, HansaError, exit_status
+from hansa.errors import AGAIN, REFUSED, HansaError, exit_status, no_memory
 from hansa.files import failed
 from hansa.plan import LEAF_BITS_RANGE, LEAST_MIN_CELL_ROWS, MODES, SERVER_LINKS
 from hansa.printable import printable
@@ -107,6 +107,11 @@ class Commands(click.Group):
 
                 ending.tell(failure_of(error))
                 status = exit_status(error)
+            except MemoryError as fault:
+                from hansa.node.record import failure_of
+
+                ending.tell(failure_of(no_memory(fault)))
+                status = REFUSED
             except OSError as error:
                 if error.errno == errno.EPIPE:
                     raise

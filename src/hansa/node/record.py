@@ -21,7 +21,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from hansa.consortium.identity import fingerprint
-from hansa.errors import HansaError, OutputError
+from hansa.errors import HansaError, OutputError, no_memory
 from hansa.files import read_whole, write_whole
 from hansa.node import logs
 from hansa.node.config import MemberFile
@@ -288,6 +288,10 @@ def keeping(path: Path | None, first: R) -> Iterator[RunRecord[R]]:
         text = f"this process was stopped ({interrupt or 'SIGINT'})"
         record.end("interrupted", error=Failure(kind="Interrupted", text=text, retry=True))
         raise
+    except MemoryError as fault:
+        short = no_memory(fault)
+        record.end("failed", error=failure_of(short))
+        raise short from fault
     except BaseException as fault:
         record.end("failed", error=Failure(kind=type(fault).__name__, text=str(fault), retry=False))
         raise
