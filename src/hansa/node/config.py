@@ -458,10 +458,6 @@ def _engine(document: MemberDocument, plan: Plan, path: Path) -> RaySettings | D
     if isinstance(engine, DiskSettings):
         _check_disk(document, plan, path)
         return engine
-    if plan.custom_objective is not None or plan.custom_metric is not None:
-        raise PlanError(
-            f'{path}: engine.kind = "ray" does not go with a plan that has custom functions; leave engine out'
-        )
     parts = None if document.table is None else parts_of(path.parent / document.table)
     if parts is None or len(parts) < engine.workers:
         found = "none" if parts is None else f"{len(parts)}"
