@@ -719,6 +719,9 @@ def predict(
 )
 @click.option("--plan", type=EXISTING, help="Score only those rows of TABLE that this plan held out.")
 @click.option("--against", type=EXISTING, metavar="MODEL", help="Another model, to compare on the same rows.")
+@click.option(
+    "--alone", is_flag=True, help="Compare with a model of TABLE's own rows only, by --plan, on those that it held out."
+)
 @click.option("--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True,
               help="Of two classes, 1 is predicted where its probability is above.")  # fmt: skip
 @click.option("--bins", type=click.IntRange(2, 100), default=10, show_default=True, help="Of the calibration.")
@@ -731,7 +734,7 @@ def predict(
 @long_running
 def evaluate(
     model: Path, table: Path, labels: tuple[str, ...], classes: tuple[str, ...] | None, plan: Path | None, against: Path | None,
-    threshold: float, bins: int, base_margin: tuple[str, ...], decimal: str, report: Path | None, as_json: bool,
+    alone: bool, threshold: float, bins: int, base_margin: tuple[str, ...], decimal: str, report: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Hold MODEL to the labelled rows of TABLE: metrics, calibration, confusion, importance. Nothing leaves this machine."""
     from hansa.cli import output
@@ -740,6 +743,7 @@ def evaluate(
     from hansa.plan import read_plan
     from hansa.prediction import read_model
     from hansa.simulation.evaluation import Evaluation, compare_models, evaluate_model, question_of
+    from hansa.simulation.own_model import advice_of, compare_with_own
     from hansa.views.drawing import check_drawing
     from hansa.views.html import page_html
 
@@ -750,8 +754,13 @@ def evaluate(
     question = question_of(
         labels, classes, agreed, decimal=decimal, base_margin=base_margin, threshold=threshold, bins=bins
     )
-    if against is None:
-        found: Any = evaluate_model(read_model(model), table, question)
+    if alone and (plan is None or against is not None):
+        raise click.UsageError("--alone needs --plan, and does not go with --against")
+    if alone:
+        found: Any = compare_with_own(read_model(model), table, question)
+        warn([text for text in (advice_of(found),) if text])
+    elif against is None:
+        found = evaluate_model(read_model(model), table, question)
     else:
         found = compare_models(read_model(model), read_model(against), (table, table), question)
     warn(found.warnings if isinstance(found, Evaluation) else found.first.warnings)

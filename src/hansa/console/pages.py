@@ -109,6 +109,14 @@ PAGES = (
         "hansa evaluate",
     ),
     Page(
+        "/models/{run}/alone",
+        "Model and own model",
+        models.alone,
+        models.ModelAndOwn,
+        "alone.html.j2",
+        "hansa evaluate --alone",
+    ),
+    Page(
         "/models/{run}/against/{against}",
         "Two models",
         models.compared,

@@ -581,7 +581,7 @@ def _timing(at: Mapping[str, float]) -> Timing:
     )
 
 
-def _local(plan: Plan, name: str) -> Plan:
+def local_plan(plan: Plan, name: str) -> Plan:
     """The same training of one table in this process, where there is nobody to hide it from: of several classes one against the rest,
     of one of them."""
     parameters = plan.parameters
@@ -675,7 +675,7 @@ def _predict_local(
 
     With several classes they are those of one model a class, against the rest; 0 for a class that no training row has.
     """
-    single = _local(plan, name)
+    single = local_plan(plan, name)
     classes = 0 if is_softmax(plan.parameters.objective) else plan.parameters.num_class
     found = []
     for label in [train.label == k for k in range(classes)] if classes else [train.label]:
@@ -718,7 +718,7 @@ def _train_pooled(
         return Pooled(hansa=ours)
     report(Stage(text="pooled, XGBoost"))
     held = held_out(train.features, train.label, hold_out(plan))
-    same = replace(_local(plan, "pooled").parameters, num_class=plan.parameters.num_class)
+    same = replace(local_plan(plan, "pooled").parameters, num_class=plan.parameters.num_class)
     with tempfile.TemporaryDirectory(prefix="hansa-") as folder:
         answer, theirs = train_pooled_xgboost(Path(folder), train.take(~held), test, same)
     if theirs is None:
