@@ -561,6 +561,12 @@ def party(member_file: Path, describe: Path | None, report: Path | None, as_json
 
 
 @member_command
+def collector(member_file: Path, as_json: bool, as_service: bool) -> None:
+    """Run the collector that MEMBER_FILE describes: wait for its parties, and add up what they send to the aggregator."""
+    _run("collector", member_file, as_json, as_service)
+
+
+@member_command
 def hub(member_file: Path, as_json: bool, as_service: bool) -> None:
     """Run the hub of a coopetitive plan that MEMBER_FILE describes: wait for all members, relay what they seal.
 
