@@ -259,6 +259,8 @@ def own_metric(command: Command) -> Command:
 @click.option("--report", type=PATH, help="Where to write what was found as a page of HTML with pictures.")
 @click.option("--transcript", type=PATH, help="Folder for every frame that passed.")
 @click.option("--in-process", is_flag=True, help="One process, no sockets.")
+@click.option("--collectors", type=click.IntRange(0), default=0, metavar="N",
+              help="Federated: so many members add up the sums of about as many parties each.")  # fmt: skip
 @long_running
 def simulate(
     train: Path, test: Path | None, test_fraction: float | None,
@@ -267,7 +269,7 @@ def simulate(
     least_choices: int | None, leaf_bits: int | None, label_range: tuple[float, float] | None,
     evaluation_fraction: float, unseen: str, alone: bool, pooled: bool, save: Path | None, report: Path | None,
     transcript: Path | None,
-    in_process: bool, as_json: bool, **options: Any,
+    in_process: bool, collectors: int, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Split table TRAIN into parties, train them together, and compare.
 
@@ -319,6 +321,7 @@ def simulate(
         least_choices=least_choices,
         leaf_bits=leaf_bits,
         unseen=unseen,
+        collectors=collectors,
     )
     with output.telling(not as_json) as tell:
         result = simulation.simulate(train_rows, test_rows, chosen, tell)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +24,16 @@ from rich.table import Table
 from hansa.node import logs, notices
 from hansa.node.events import Event, FoldBegan, Noticed, OnEvent, Stage, TrialBegan, line_of
 from hansa.node.fold_scores import FoldScores, scores_table
-from hansa.node.record import AggregatorRecord, Bytes, HubRecord, PartyRecord, Record, SharedRecord, known
+from hansa.node.record import (
+    AggregatorRecord,
+    Bytes,
+    CollectorRecord,
+    HubRecord,
+    PartyRecord,
+    Record,
+    SharedRecord,
+    known,
+)
 from hansa.node.trial_scores import SearchScores
 from hansa.printable import printable, size
 from hansa.roles.run import Progress, Registered
@@ -227,7 +236,9 @@ def print_record(record: Record, model: Path | None) -> None:
             table = Table(title=f"{record.member}: sums of {len(known(record.roster))} parties", title_justify="left")
             _add_traffic(table, known(record.roster), known(record.traffic))
             out.print(table)
-            out.print(f"sent {size(known(record.bytes_up))} to the aggregator, received {size(known(record.bytes_down))}")
+            out.print(
+                f"sent {size(known(record.bytes_up))} to the aggregator, received {size(known(record.bytes_down))}"
+            )
         case HubRecord():
             _print_hub(record)
             if len(record.roles) > 1:
