@@ -64,11 +64,11 @@ STATISTICS: Mapping[bool, str] = {
 """Whether the plan has statistics in the model -> what that says."""
 
 COLLECTED = (
-    "A collector can read every sum that one of its parties sends, and knows whose it is. From these sums it can reconstruct rows: which "
-    "bin each value is in, and the label. Plan as if a collector had the binned table of every one of its parties.",
-    "The aggregator can read the sums of each collector, which are over its parties ({}), and every sum of a party without a collector. "
-    "From sums over few parties or rows it can reconstruct rows, too. A collector and the aggregator together know as much as the "
-    "aggregator would alone without collectors.",
+    "A collector can read every sum that one of its parties sends, and knows whose it is. From these sums it can reconstruct rows: "
+    "which bin each value is in, and the label. Plan as if a collector had the binned table of every one of its parties.",
+    "The aggregator can read the sums over each collector's parties ({}), and every sum of a party without a collector. From sums "
+    "over few parties or rows it can reconstruct rows, too. A collector and the aggregator together know what the aggregator alone "
+    "would know without collectors.",
 )
 """What is said in a plan with collectors in place of what the aggregator can read."""
 

@@ -14,7 +14,7 @@ from hansa.errors import HansaError, LinkLost, MemberLost, ProtocolError, RunSto
 from hansa.node.auditing import CountingHub, RunAudit
 from hansa.node.config import MemberFile
 from hansa.node.events import Listening, OnEvent
-from hansa.node.files import ANSWER_S
+from hansa.node.files import ANSWER_S, transcript_name
 from hansa.node.record import CLEAR, CollectorRecord, bytes_of, first_record, keeping
 from hansa.protocol import messages
 from hansa.protocol.messages import Abort, AskLogs, LogsCountersigned, LogsOpened, LogsShown
@@ -22,6 +22,7 @@ from hansa.roles.run import INTERRUPTED, Progress
 from hansa.roles.summed.collector import LOGS_OF_PARTIES, Collector
 from hansa.transport.channel import Channel, Frame, Hub
 from hansa.transport.notices import Notify
+from hansa.transport.recording import RecordingChannel, RecordingHub
 from hansa.transport.resumable import ResumableChannel, ResumableHub
 from hansa.transport.tls import HubLimits
 
@@ -262,8 +263,13 @@ def run_collector(member: MemberFile, event: OnEvent, notify: Notify, audit: Run
                 )
                 hub.wait_for(role.parties, member.wait_s)
                 line = CollectorLine(role, plan.aggregator, channel, hub)
+                above: Channel = channel
+                below: Hub = hub
+                if (folder := member.transcript) is not None:
+                    above = RecordingChannel(channel, folder, transcript_name(folder, name))
+                    below = RecordingHub(hub, folder, transcript_name(folder, f"{name}.hub"))
                 with audit.member_side(line, member.idle_limit_s, leave_within=channel.leave_within) as counted:
-                    line.run(counted(channel), CountingHub(hub, audit), audit, member.idle_limit_s or ANSWER_S)
+                    line.run(counted(above), CountingHub(below, audit), audit, member.idle_limit_s or ANSWER_S)
                     if role.withheld:
                         audit.withheld()
                     model = role.end.model_sha256.hex() if role.end is not None else ""
