@@ -43,7 +43,9 @@ NO_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
 @settings(max_examples=5, deadline=None, phases=NO_SHRINKING)
 @given(data=st.data())
 def test_the_model_is_the_one_without_collectors(name, data):
-    tables = spread_over(rows_of(name), data.draw(st.integers(1, 6), "parties"), data.draw(st.integers(0, 2**32), "seed"))
+    tables = spread_over(
+        rows_of(name), data.draw(st.integers(1, 6), "parties"), data.draw(st.integers(0, 2**32), "seed")
+    )
     fraction = SETTINGS[name].get("evaluation", 0)
     for held in tables.values():
         assume(not fraction or not held_out(held.features, held.label, HoldOut(fraction, 0)).all())
