@@ -192,8 +192,21 @@ class CollectorLine:
             try:
                 self._hub.send(recipient, frame)
             except MemberLost as loss:
-                if not self._role.has_left(loss.member) and not self._role.stopped:
-                    raise
+                if not self._role.stopped:
+                    self._take_last_words(loss)
+
+    def _take_last_words(self, loss: MemberLost) -> None:
+        """A party hung up: it may have said why, and that was not received yet. Raises the loss where it did not."""
+        while not self._role.has_left(loss.member):
+            try:
+                party, frame = self._hub.receive(0.0)
+            except MemberLost as other:
+                if other.member == loss.member:
+                    raise loss from other
+                raise
+            except TransportError:
+                raise loss from None
+            self._deliver(self._role.from_party(party, frame))
 
     def _tell(self, member: str, reason: str, retry: bool) -> None:
         """Why this member stops: to the aggregator, and to its parties."""

@@ -125,6 +125,7 @@ class Collector:
         self._early: list[tuple[str, bytes]] = []
         self._joined: set[str] = set()
         self._received: set[str] = set()
+        self._stopping: set[str] = set()
 
     @property
     def awaits_parties(self) -> bool:
@@ -160,8 +161,8 @@ class Collector:
                 return [self._plan.aggregator]
 
     def has_left(self, party: str) -> bool:
-        """Whether a party has sent its last message of the run, so that it may hang up."""
-        return party in self._received
+        """Whether a party has sent its last message of the run, so that it may hang up: that it has the end, or why it stops."""
+        return party in self._received or party in self._stopping
 
     # --- from the aggregator --------------------------------------------------------------------------------------------------
 
@@ -264,6 +265,8 @@ class Collector:
         if kind is not Contribution:
             if kind is Join:
                 self._joined.add(party)
+            if kind is Abort:
+                self._stopping.add(party)
             if kind is Received:
                 self._acknowledge(party, frame)
             yield self._plan.aggregator, self._passed(party, frame)

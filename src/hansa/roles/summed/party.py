@@ -1043,7 +1043,8 @@ class Party:
                 raise self._broken(
                     f"a model is told of whose {condition.metric} is {message.metric}; the plan's release demands {condition.condition}"
                 )
-            self._check_length(message.trees)
+            if self._name in self._plan.receivers:  # others keep no trees
+                self._check_length(message.trees)
             self.withheld = True
             rounds = message.trees // self._per_round
             metrics = {condition.metric: message.metric}
