@@ -600,6 +600,8 @@ def _run(
 ) -> None:
     """Run a member, unless another command is for it; say what came of it. With `save` the run describes the pooled table."""
     if as_service:
+        if command == "collector":
+            raise HansaError("a service runs no collector; leave --service out, and name the collector's own file")
         if save is not None or report is not None:
             raise HansaError("--service goes without --describe and --report: a service trains; leave them out")
         serve(command, member_file, as_json, click.get_current_context().find_root().obj.log_format)

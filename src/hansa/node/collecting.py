@@ -99,15 +99,15 @@ class CollectorLine:
             raise
 
     def _train(self, timeout: float | None) -> None:
-        heard = time.monotonic()
+        frame_at = time.monotonic()
         while not self._role.done:
             before = self._role.frames
             frame = self._turn()
             if frame is not None:
                 raise self._stopped(frame)
             if self._role.frames != before:
-                heard = time.monotonic()
-            elif timeout is not None and time.monotonic() > heard + timeout:
+                frame_at = time.monotonic()
+            elif timeout is not None and time.monotonic() > frame_at + timeout:
                 owed = self._role.waiting_for()
                 stopped = TransportError(f"no frame in {timeout:g} s; waiting for {', '.join(owed)}")
                 stopped.blame(*owed)

@@ -465,7 +465,7 @@ class Collect(Message, frozen=True):
 
 
 class PassOn(Message, frozen=True):
-    """Aggregator to collector, and back: a frame for this party of the collector, or from it, as it is.
+    """Aggregator to collector, and collector to aggregator: a frame for this party of the collector, or from it, as it is.
 
     Upwards `Join`, `TellLevels`, `Received`, `Abort` and the frames of audit logs pass so; downwards those of audit logs.
     """

@@ -443,8 +443,7 @@ class Aggregator:
         awaited = self._awaited.get(message.quantity)
         if awaited is None or message.zero:
             raise self._broken(collector, message, f"expected {', '.join(self._awaited)}, without a zero word")
-        own = [(rows, held) for name, _, rows, held, _ in self._roster if name in self._collectors[collector]]
-        rows = counted_rows(message.quantity, sum(rows for rows, _ in own), sum(held for _, held in own))
+        rows = counted_rows(message.quantity, *self._rows_of[collector])
         if fault := fault_of(part, awaited.planes, awaited.most, rows):
             raise self._broken(collector, message, f"{fault}; the sums of a collector are of its parties' rows")
 
@@ -576,6 +575,11 @@ class Aggregator:
         self._roster: Roster = roster
         self._n_rows = sum(rows for _, _, rows, _, _ in roster)
         self._n_evaluation = sum(held for _, _, _, held, _ in roster)
+        counts = {name: (rows, held) for name, _, rows, held, _ in roster}
+        self._rows_of = {
+            collector: (sum(counts[party][0] for party in own), sum(counts[party][1] for party in own))
+            for collector, own in self._collectors.items()
+        }
         if not self._n_rows:
             raise HansaError("all rows of all parties fall to evaluation; lower evaluation.fraction in the plan")
         self.run = run_id(self._agreement, roster)

@@ -26,8 +26,8 @@ class BranchedHub:
 
     def __init__(self, hub: Hub, plan: Plan) -> None:
         self._hub = hub
-        self._plan = plan
         self._parties = dict(plan.collectors)
+        self._collector_of = {party: name for name, own in plan.collectors for party in own}
         self._lost: deque[MemberLost] = deque()
 
     @property
@@ -37,11 +37,11 @@ class BranchedHub:
 
     def send(self, member: str, frame: Frame) -> None:
         """See `Hub`."""
-        above = self._plan.above(member)
-        if above == self._plan.aggregator:
+        collector = self._collector_of.get(member)
+        if collector is None:
             self._hub.send(member, frame)
         else:
-            self._hub.send(above, messages.encode(PassOn(member, memoryview(frame))))
+            self._hub.send(collector, messages.encode(PassOn(member, memoryview(frame))))
 
     def receive(self, timeout: float | None = None) -> tuple[str, memoryview]:
         """See `Hub`. Raises ProtocolError where a collector passes on what is not its to pass on."""
