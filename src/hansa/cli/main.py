@@ -264,6 +264,8 @@ def own_metric(command: Command) -> Command:
 @click.option("--report", type=PATH, help="Where to write what was found as a page of HTML with pictures.")
 @click.option("--transcript", type=PATH, help="Folder for every frame that passed.")
 @click.option("--in-process", is_flag=True, help="One process, no sockets.")
+@click.option("--collectors", type=click.IntRange(0), default=0, metavar="N",
+              help="Federated: so many members add up the sums of about as many parties each.")  # fmt: skip
 @long_running
 def simulate(
     train: Path, test: Path | None, test_fraction: float | None,
@@ -272,7 +274,7 @@ def simulate(
     least_choices: int | None, leaf_bits: int | None, label_range: tuple[float, float] | None,
     evaluation_fraction: float, unseen: str, alone: bool, pooled: bool, save: Path | None, report: Path | None,
     transcript: Path | None,
-    in_process: bool, as_json: bool, **options: Any,
+    in_process: bool, collectors: int, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Split table TRAIN into parties, train them together, and compare.
 
@@ -324,6 +326,7 @@ def simulate(
         least_choices=least_choices,
         leaf_bits=leaf_bits,
         unseen=unseen,
+        collectors=collectors,
     )
     with output.telling(not as_json) as tell:
         result = simulation.simulate(train_rows, test_rows, chosen, tell)
@@ -566,6 +569,12 @@ def party(member_file: Path, describe: Path | None, report: Path | None, as_json
 
 
 @member_command
+def collector(member_file: Path, as_json: bool, as_service: bool) -> None:
+    """Run the collector that MEMBER_FILE describes: wait for its parties, and add up what they send to the aggregator."""
+    _run("collector", member_file, as_json, as_service)
+
+
+@member_command
 def hub(member_file: Path, as_json: bool, as_service: bool) -> None:
     """Run the hub of a coopetitive plan that MEMBER_FILE describes: wait for all members, relay what they seal.
 
@@ -596,6 +605,8 @@ def _run(
 ) -> None:
     """Run a member, unless another command is for it; say what came of it. With `save` the run describes the pooled table."""
     if as_service:
+        if command == "collector":
+            raise HansaError("a service runs no collector; leave --service out, and name the collector's own file")
         if save is not None or report is not None:
             raise HansaError("--service goes without --describe and --report: a service trains; leave them out")
         serve(command, member_file, as_json, click.get_current_context().find_root().obj.log_format)

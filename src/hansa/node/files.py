@@ -49,6 +49,8 @@ def check_files(member: MemberFile) -> None:
     if member.transcript is not None:
         name = member.identity.name
         ends = {name, hub_end(member.plan)} if name == member.plan.hub else {name}
+        if name in dict(member.plan.collectors):
+            ends |= {f"{name}.hub"}
         what, names = f"{member.path}: transcript", [f"{end}.frames" for end in sorted(ends)]
         if survives(member) and member.state.exists():
             names = []
