@@ -411,6 +411,18 @@ def test_what_a_party_answers_before_the_collector_knows_what_is_awaited_is_kept
         list(collector.from_party(AURORA, memoryview(A_PART)))
 
 
+def test_a_party_cannot_fill_a_collectors_memory_before_it_is_asked(monkeypatch):
+    monkeypatch.setattr("hansa.roles.summed.collector.MOST_BYTES", 5 * len(A_PART))
+    collector = welcomed()
+    told(collector, CountMagnitudes())
+    for _ in range(2):
+        assert list(collector.from_party(AURORA, memoryview(A_PART))) == []
+    with pytest.raises(ProtocolError, match=f"'{AURORA}' sent .* before it was asked for sums") as refused:
+        list(collector.from_party(AURORA, memoryview(A_PART)))
+    assert refused.value.member == AURORA
+    assert list(collector.from_party(BOREALIS, memoryview(A_PART))) == []
+
+
 def test_only_receivers_get_the_model_from_a_collector():
     collector = Collector(replace(agreed(), receivers=(AURORA, CIRRUS)), "west")
     collector._above.state = collector._below.state = "passing"

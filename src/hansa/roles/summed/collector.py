@@ -271,11 +271,22 @@ class Collector:
                 self._acknowledge(party, frame)
             yield self._plan.aggregator, self._passed(party, frame)
         elif self._below.state == "asked":
-            self._early.append((party, bytes(frame)))
+            self._keep_early(party, frame)
         else:
             message = messages.decode(party, frame)
             assert isinstance(message, Contribution)  # its kind
             yield from self._add(party, message)
+
+    def _keep_early(self, party: str, frame: memoryview) -> None:
+        """Keep an answer that is here before the aggregator's `Collect`: of one request no party has more than fits a sum."""
+        held = len(frame) + sum(len(own) for who, own in self._early if who == party)
+        if held > MOST_BYTES // len(self.parties):
+            raise ProtocolError(
+                f"member {party!r} sent {held:,} bytes to collector {self.name!r} before it was asked for sums",
+                member=party,
+                rule="a party answers what it is asked",
+            )
+        self._early.append((party, bytes(frame)))
 
     def _passed(self, party: str, frame: Frame) -> bytes:
         return messages.encode(PassOn(party, memoryview(frame)))
