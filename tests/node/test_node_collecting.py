@@ -15,13 +15,16 @@ from hansa.consortium.identity import create_identity, save_identity
 from hansa.consortium.members import members_of, read_members, write_members
 from hansa.data.source import read_rows
 from hansa.errors import HansaError, ModelWithheld, PlanError, ProtocolError, RunStopped
+from hansa.node.collecting import MOST_EARLY, CollectorLine
 from hansa.node.config import read_member_file
 from hansa.node.events import Listening
 from hansa.node.in_process import train_in_process
 from hansa.node.record import CollectorRecord, Record
 from hansa.node.run import check_command, command_of, run
-from hansa.plan import read_plan
+from hansa.plan import parse_plan, read_plan
+from hansa.protocol.messages import Close, encode
 from hansa.roles.run import INTERRUPTED, Binned, Registered
+from hansa.roles.summed.collector import Collector
 from hansa.roles.summed.party import Party
 from made_consortium import Consortium, cells, hansa, write_member, write_table
 from waiting import HANG_S
@@ -71,6 +74,23 @@ def own_file(folder: Path, name: str, port: int, **changes) -> Path:
     if name == "west":
         given |= {"listen": "127.0.0.1:0"}
     return write_member(folder, name, port, **given | changes)
+
+
+class Flooding:
+    """The line to a collector's parties, over which one sends the same frame without end."""
+
+    def receive(self, timeout=None):
+        return "aurora", memoryview(encode(Close()))
+
+
+def test_a_party_cannot_fill_a_collectors_memory_before_the_run_begins():
+    role = Collector(parse_plan(PLAN), "west")
+    line = CollectorLine(role, "hub", None, Flooding())
+    for _ in range(MOST_EARLY):
+        assert line._from_party(0.0)
+    with pytest.raises(ProtocolError, match=r"'aurora' sent more than 4 frames before the run began") as refused:
+        line._from_party(0.0)
+    assert refused.value.member == "aurora"
 
 
 @dataclass

@@ -35,6 +35,9 @@ TURN_S = 0.02
 EVENT_S = 1.0
 """Seconds at least between two events that tell of trees."""
 
+MOST_EARLY = 4
+"""Frames of a party that are kept before the run begins: it has its `Join` to send, and why it stops."""
+
 OWN_FRAMES = (LogsOpened, LogsShown, AskLogs, LogsCountersigned, Abort)
 """What the aggregator says to a collector's own log, and to all."""
 
@@ -179,6 +182,12 @@ class CollectorLine:
         except TransportError:
             return False
         if not self._training and not self._role.done and messages.kind_of(party, frame) not in LOGS_OF_PARTIES:
+            if sum(who == party for who, _ in self._early) >= MOST_EARLY:
+                raise ProtocolError(
+                    f"member {party!r} sent more than {MOST_EARLY} frames before the run began",
+                    member=party,
+                    rule="a party answers what it is asked",
+                )
             self._early.append((party, bytes(frame)))
         else:
             self._deliver(self._role.from_party(party, frame))
