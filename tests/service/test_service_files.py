@@ -86,6 +86,15 @@ def test_plans_that_do_not_fit_this_member_are_refused(folder: Path):
     assert "least_mode" in refusal(folder, plan, "party", policy={"least_mode": "secure-aggregation"})
 
 
+def test_a_service_takes_no_plan_with_collectors_and_plays_none(folder: Path, tmp_path: Path):
+    """It dials the consortium's hub, and a party's collector is elsewhere."""
+    apart = make_consortium(tmp_path)
+    text = PLAN.replace('["aurora", "borealis"]', '["aurora"]\ncollectors = { borealis = ["aurora"] }', 1)
+    plan = approved(apart, text.replace('name = "test"', 'name = "collected"'), "collected")
+    assert "'collected' has members.collectors, and a service dials" in refusal(apart, plan, "party")
+    assert_refused(hansa("collector", apart / "plan.toml", "--service"), "a service runs no collector")
+
+
 def test_the_first_source_that_fits_a_plans_name_is_taken(folder: Path):
     sources = [{"plans": ["cells-*", "te?t"], "table": "borealis.csv"}, {"table": "aurora.csv"}]
     service = read_service_file(write_service(folder, "aurora", 1, sources=sources))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import test_summed_levels as levels
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from test_summed_law import FORMS, SETTINGS, alone, rows_of
 
 from hansa.data.holdout import HoldOut, held_out
 from hansa.node.in_process import train_in_process
-from made_tables import NAMES, coded, plan, spread, table, take
+from made_tables import NAMES, OPEN, coded, plan, spread, table, take
 
 COLLECTORS = ("west", "east", "north")
 
@@ -74,3 +76,32 @@ def test_whatever_form_trees_take(given_, seed, places, nodes):
     run = train_in_process(collected(agreed, places), tables, nodes_per_frame=nodes)
     assert run.outcome.model == without.outcome.model
     assert run.outcome.history == without.outcome.history
+
+
+@settings(max_examples=8, deadline=None, phases=NO_SHRINKING)
+@given(seed=st.integers(0, 2**16), union=st.booleans(), rare=st.booleans(), places=PLACES)
+def test_levels_of_a_union_and_rare_levels_are_those_without_collectors(seed, union, rare, places):
+    assume(union or rare)
+    tables = levels.spread(levels.owners_of(seed, 4), union)
+    agreed = levels.plan(tuple(tables), union=union, rare=rare)
+    without = train_in_process(replace(agreed, on_dropout="abort"), tables, policy=OPEN)
+    run = train_in_process(collected(agreed, places), tables, policy=OPEN)
+    assert run.outcome.model == without.outcome.model
+    assert {party.model for party in run.parties.values()} == {run.outcome.model}
+
+
+@pytest.mark.parametrize("places", [(1, 1, 2), (0, 1, 1), (1, 2, 3)])
+def test_what_else_a_plan_may_have_is_the_same(places):
+    """A SHAP summary, parties that count alike, and a model to go on from."""
+    tables = spread_over(rows_of("weights"), 3, 5)
+    agreed = replace(plan(tuple(tables), weighted=True, evaluation=0.2, balance="parties"), shap="all")
+    without = train_in_process(agreed, tables)
+    run = train_in_process(collected(agreed, places), tables)
+    assert run.outcome.model == without.outcome.model
+    assert run.outcome.shap == without.outcome.shap != {}
+    assert all(party.shap == run.outcome.shap for party in run.parties.values())
+    before = without.outcome.model
+    more = replace(agreed, shap="", start_model=hashlib.sha256(before).hexdigest())
+    first = train_in_process(more, tables, start=before)
+    again = train_in_process(collected(more, places), tables, start=before)
+    assert again.outcome.model == first.outcome.model
