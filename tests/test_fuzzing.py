@@ -135,6 +135,7 @@ OUR_OWN = {
     "a secret that this member wrote, taken as it is": ("node.config.read_password",),
     "no bytes: whether something was opened": ("roles.auditing.LogExchange.opened",),
     "code that the plan names by its hash, and that is compared with it before it is run": (
+        "node.functions.read_function_files",
         "node.functions.read_functions",
         "node.functions.read_metric",
     ),

@@ -86,6 +86,15 @@ def test_plans_that_do_not_fit_this_member_are_refused(folder: Path):
     assert "least_mode" in refusal(folder, plan, "party", policy={"least_mode": "secure-aggregation"})
 
 
+def test_a_service_takes_no_plan_with_collectors_and_plays_none(folder: Path, tmp_path: Path):
+    """It dials the consortium's hub, and a party's collector is elsewhere."""
+    apart = make_consortium(tmp_path)
+    text = PLAN.replace('["aurora", "borealis"]', '["aurora"]\ncollectors = { borealis = ["aurora"] }', 1)
+    plan = approved(apart, text.replace('name = "test"', 'name = "collected"'), "collected")
+    assert "'collected' has members.collectors, and a service dials" in refusal(apart, plan, "party")
+    assert_refused(hansa("collector", apart / "plan.toml", "--service"), "a service runs no collector")
+
+
 def test_the_first_source_that_fits_a_plans_name_is_taken(folder: Path):
     sources = [{"plans": ["cells-*", "te?t"], "table": "borealis.csv"}, {"table": "aurora.csv"}]
     service = read_service_file(write_service(folder, "aurora", 1, sources=sources))
@@ -272,7 +281,8 @@ def test_a_back_up_is_restored_without_the_states_of_runs(tmp_path: Path):
     [
         "../x", "runs/a/b/plan.json", "runs/../member.toml", "/etc/passwd", "runs/a1/key.pem", "proposals/only/key.pem",
         "proposals/only/../" + 64 * "a" + ".json", f"proposals/only/away/{64 * 'a'}.json", "withdrawals/only/.json",
-        "withdrawals/only/a/b.json", "withdrawals/b.json",
+        "withdrawals/only/a/b.json", "withdrawals/b.json", "drafts/.toml", "drafts/../x.toml", "drafts/a/b.toml", "changes/only/a.json",
+        "changes/a.key", "invitations/a.json", "invitations/../a.json", "reports/a1.pdf", "reports/../../a.html", "reports/a/b.html",
     ],
 )  # fmt: skip
 def test_a_back_up_with_other_files_is_refused_and_nothing_is_written(tmp_path: Path, entry: str):
@@ -324,6 +334,34 @@ def test_a_back_up_has_what_was_proposed_and_what_was_taken_back(tmp_path: Path)
     without = write_service(folder, "aurora", 1, state=service.state.name)
     assert_refused(hansa("restore", archive, "--service", without), "withdrawals of the consortium", "has no place")
     assert not service.state.exists()
+
+
+def test_a_back_up_has_what_was_begun_in_the_console(tmp_path: Path):
+    """A change of keys that others have signed would have to be signed by all of them anew."""
+    folder = make_consortium(tmp_path)
+    service, kept, _ = finished(folder)
+    kept.close()
+    names = (
+        "drafts/Cells_2.toml",
+        "changes/only.json",
+        "invitations/only/dune.json",
+        "reports/a1b2.html",
+        "reports/a1b2-borealis.json",
+    )
+    for name in (*names, "changes/.only.json.partial", "drafts/notes.txt"):
+        path = service.state / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    archive = tmp_path / "aurora.tar"
+    assert hansa("backup", "--service", service.path, "--save", archive).exit_code == 0
+    service.state.rename(tmp_path / "lost")
+    restored = hansa("restore", archive, "--service", service.path)
+    assert restored.exit_code == 0, restored.output
+    for name in names:
+        assert (service.state / name).read_text() == name
+        assert (service.state / name).stat().st_mode & 0o777 == 0o600
+    assert not (service.state / "drafts/notes.txt").exists()
+    assert [path.name for path in (service.state / "changes").iterdir()] == ["only.json"]
 
 
 def test_a_folder_has_one_service_and_is_its_owners(tmp_path: Path):

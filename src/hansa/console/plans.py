@@ -34,12 +34,12 @@ from hansa.consortium.envelopes import envelope_of, read_envelope, written
 from hansa.errors import HansaError, PlanError
 from hansa.node.consent import Review, review
 from hansa.node.plan_report import Opened, opened_under
-from hansa.node.proposals import Listed, ListedProposal, Unreadable, kind_of, list_proposals
+from hansa.node.proposals import Listed, kind_of, list_proposals
 from hansa.plan import COOPETITIVE, MASKED, Plan, write_plan
 from hansa.service.config import Consortium
 from hansa.service.inbox import proposal_in, submit
+from hansa.service.plan_list import ListedPlan, PlansView, plans_of
 from hansa.service.proposals import forget_proposal, keep_proposal, keep_rejection
-from hansa.service.store import SHOWN_DIGITS, ServiceRun
 
 LAST_RUNS = 200
 """Of which one is looked for, whose plan a new one is held against."""
@@ -78,27 +78,6 @@ LEARNS: dict[str, tuple[Learnt, ...]] = {
 """Who learns what in each mode: the table of SECURITY.md, which a test holds this to."""
 
 
-class ListedPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A proposal in the list.
-
-    Attributes:
-        consortium: whose it is. proposal: what it is, who approved and who did not. mine: whether this member "approved", "rejected" or
-            "waits". run: the run that it became at this member's service, or None.
-    """
-
-    consortium: str
-    proposal: ListedProposal
-    mine: str
-    run: ServiceRun | None
-
-
-class PlansView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What Plans shows: proposals, the newest last day first, and files that are refused."""
-
-    plans: tuple[ListedPlan, ...]
-    refused: tuple[Unreadable, ...]
-
-
 class PlanView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One proposal, as somebody reads it before it is approved.
 
@@ -122,17 +101,7 @@ class PlanView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 def plans(member: Member, _: Asked) -> PlansView:
     """All proposals that were brought here."""
-    found: list[ListedPlan] = []
-    refused: list[Unreadable] = []
-    for consortium in member.service.consortia:
-        folder = member.proposals(consortium)
-        if not folder.is_dir():
-            continue
-        listed = _list(member, consortium, folder)
-        refused += listed.refused
-        found += [_listed(member, consortium, own) for own in listed.proposals]
-    found.sort(key=lambda own: (own.proposal.expires, own.proposal.proposal), reverse=True)
-    return PlansView(plans=tuple(found), refused=tuple(refused))
+    return plans_of(member.service, member.store, lambda consortium, folder: _list(member, consortium, folder))
 
 
 def waiting_plans(member: Member) -> Iterator[tuple[str, str]]:
@@ -313,13 +282,6 @@ def _list(member: Member, consortium: Consortium, folder: Path) -> Listed:
         known = (state, list_proposals(folder, consortium.members))
         member.listed[consortium.name] = known
     return known[1]
-
-
-def _listed(member: Member, consortium: Consortium, own: ListedProposal) -> ListedPlan:
-    name = consortium.identity.name
-    mine = "rejected" if name in own.rejected else "approved" if name in own.approved else "waits"
-    run = None if own.missing else member.store.named(own.proposal[:SHOWN_DIGITS])
-    return ListedPlan(consortium=consortium.name, proposal=own, mine=mine, run=run)
 
 
 def _last(member: Member, consortium: Consortium, proposal: Proposal) -> tuple[str, Plan | None]:

@@ -1,5 +1,5 @@
 """A service's back-up: an archive of what its runs left, its ledger with the ledger's key, its proposals, approvals that were taken
-back, and its console's accounts and actions.
+back, its console's accounts and actions, and what was begun there: drafts, invitations, changes of members and keys, reports.
 
 It holds no key of the member, and no state of a run that is not over.
 
@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 from msgspec.structs import replace
 
-from hansa.errors import OutputError
+from hansa.errors import OutputError, in_words
 from hansa.files import make_folder, read_whole, write_whole, writing
 from hansa.service.config import CONSOLE_FILE, Consortium, ServiceFile
 from hansa.service.proposals import AWAY_FOLDER
@@ -41,6 +41,15 @@ TAKEN_AWAY = re.compile(r"[0-9a-f]{64}")
 TAKEN_BACK = re.compile(r"\w[\w.@ -]*\.json")
 """A withdrawal: its name is the person's who brought it."""
 
+NAME = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}"
+OF_CONSOLE = {
+    "drafts": re.compile(rf"drafts/{NAME}\.toml"),
+    "changes": re.compile(rf"changes/{NAME}\.json"),
+    "invitations": re.compile(rf"invitations/{NAME}/{NAME}\.json"),
+    "reports": re.compile(r"reports/[0-9a-z]+(\.html|-[a-z0-9-]+\.json)"),
+}
+"""Files that the console keeps in the state's folder, by the folder in it."""
+
 
 def write_backup(service: ServiceFile, store: Store, save: Path) -> int:
     """Write the archive, for its owner only; how many runs it holds. The service may be running. Raises OutputError."""
@@ -54,7 +63,12 @@ def write_backup(service: ServiceFile, store: Store, save: Path) -> int:
                     _add(archive, f"runs/{run.folder}/{name}", read_whole(path, MOST_BYTES))
         if (service.state / CONSOLE_FILE).is_file():
             _add(archive, CONSOLE_FILE, _copied(service.state / CONSOLE_FILE))
-        for name, path in ((LEDGER, service.ledger), (LEDGER_KEY, _key_of(service.ledger)), *_statements(service)):
+        for name, path in (
+            (LEDGER, service.ledger),
+            (LEDGER_KEY, _key_of(service.ledger)),
+            *_statements(service),
+            *_of_console(service),
+        ):
             if path.is_file():
                 _add(archive, name, read_whole(path, MOST_BYTES))
     return len(runs)
@@ -108,13 +122,17 @@ def _content(archive: Path) -> dict[str, bytes]:
         with tarfile.open(archive, "r:") as opened:
             for number, entry in enumerate(opened):
                 parts = PurePosixPath(entry.name).parts
-                known = entry.name in (RUNS, LEDGER, LEDGER_KEY, CONSOLE_FILE) or _is_known(parts)
+                known = (
+                    entry.name in (RUNS, LEDGER, LEDGER_KEY, CONSOLE_FILE)
+                    or _is_known(parts)
+                    or _is_consoles(entry.name)
+                )
                 file = opened.extractfile(entry) if entry.isfile() and known and entry.size <= MOST_BYTES else None
                 if file is None or number >= MOST_FILES:
                     raise OutputError(f"{archive}: is no back-up of a service: it holds {entry.name!r:.100}")
                 found[entry.name] = file.read()
     except (tarfile.TarError, OSError) as error:
-        raise OutputError(f"{archive}: is no back-up of a service: {error}") from error
+        raise OutputError(f"{archive}: is no back-up of a service: {in_words(error)}") from error
     return found
 
 
@@ -130,6 +148,21 @@ def _is_known(parts: tuple[str, ...]) -> bool:
         case ("withdrawals", _, name):
             return TAKEN_BACK.fullmatch(name) is not None
     return False
+
+
+def _is_consoles(name: str) -> bool:
+    """Whether the console keeps a file of this name."""
+    pattern = OF_CONSOLE.get(name.partition("/")[0])
+    return pattern is not None and pattern.fullmatch(name) is not None
+
+
+def _of_console(service: ServiceFile) -> Iterator[tuple[str, Path]]:
+    """What was begun in the console: names in an archive, and where they are."""
+    for folder in OF_CONSOLE:
+        for path in sorted((service.state / folder).rglob("*")):
+            name = path.relative_to(service.state).as_posix()
+            if _is_consoles(name):
+                yield name, path
 
 
 def _folder_name(consortium: Consortium) -> str:

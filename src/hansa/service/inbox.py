@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hansa.consortium.approvals import Proposal, proposal_of, read_proposal, require_approved
 from hansa.consortium.envelopes import MOST_BYTES, envelope_of
-from hansa.errors import HansaError, IdentityError, OutputError, PlanError
+from hansa.errors import HansaError, IdentityError, OutputError, PlanError, in_words
 from hansa.files import make_folder, read_whole, write_whole
 from hansa.node.config import read_member_file
 from hansa.node.run import Command, command_of
@@ -47,7 +47,7 @@ def arrivals(service: ServiceFile, command: Command, known: frozenset[str]) -> l
         try:
             content = read_whole(file, MOST_BYTES)
         except (OSError, ValueError) as error:
-            content, fault = b"", f"cannot be read: {error}"
+            content, fault = b"", f"cannot be read: {in_words(error)}"
         else:
             fault = ""
         name = hashlib.sha256(content).hexdigest()[:SHOWN_DIGITS]
@@ -97,7 +97,7 @@ def submit(service: ServiceFile, plan: Path) -> ServiceRun:
     try:
         content = read_whole(plan, MOST_BYTES)
     except (OSError, ValueError) as error:
-        raise PlanError(f"{plan}: cannot be read: {error}") from error
+        raise PlanError(f"{plan}: cannot be read: {in_words(error)}") from error
     proposal, consortium = proposal_in(content, str(plan), service)
     require_approved(proposal, str(plan))
     run = ServiceRun(

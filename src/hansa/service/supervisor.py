@@ -27,7 +27,7 @@ import msgspec
 from msgspec.structs import replace as replaced
 
 from hansa.consortium.model_signature import check_signing
-from hansa.errors import AGAIN, WITHHELD, HansaError, StateError
+from hansa.errors import AGAIN, WITHHELD, HansaError, StateError, in_words
 from hansa.files import make_folder, read_whole
 from hansa.node import logs
 from hansa.node.config import address_of
@@ -271,7 +271,7 @@ class Service:
                 return
             read = read_service_file(self.file.path, open_keys=False)
         except (OSError, HansaError) as error:
-            logs.note(logging.WARNING, f"the service's file was changed, and is not taken: {error}")
+            logs.note(logging.WARNING, f"the service's file was changed, and is not taken: {in_words(error)}")
             return
         new = {own.name: own.policy for own in read.consortia}
         if new.keys() != {own.name for own in self.file.consortia}:
