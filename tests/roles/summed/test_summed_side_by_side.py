@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from test_summed_party import ME, array_of, edited, put, with_array
 
 from conversation import Conversation
@@ -25,7 +27,15 @@ from hansa.protocol.messages import (
     to_tensor,
 )
 from hansa.roles.summed import side_by_side
-from hansa.roles.summed.side_by_side import HISTOGRAM_BYTES, MOST_TREES, ROW_BYTES, row_bytes, trees_at_once
+from hansa.roles.summed.side_by_side import (
+    HISTOGRAM_BYTES,
+    MOST_TREES,
+    ROW_BYTES,
+    row_bytes,
+    trees_at_once,
+    whole_nodes,
+    words_before,
+)
 from hansa.roles.summed.sum_masking import SumMasking
 from made_tables import NAMES, coded, plan, spread, table
 
@@ -103,6 +113,20 @@ def test_masks_and_row_counts_change_nothing(monkeypatch, name, counts):
         assert {party.model for party in beside.parties.values()} == {one_by_one.outcome.model}
 
 
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("nodes", [0, 1, 3])
+def test_collectors_change_nothing(monkeypatch, name, nodes):
+    one_by_one = train(monkeypatch, 1, name)
+    agreed, rows = made(name)
+    collected = replace(agreed, collectors=(("west", PARTIES[:2]),))
+    for most in (2, MOST_TREES):
+        monkeypatch.setattr(side_by_side, "MOST_TREES", most)
+        beside = train_in_process(collected, rows, nodes_per_frame=nodes)
+        assert beside.outcome.model == one_by_one.outcome.model
+        assert beside.outcome.history == one_by_one.outcome.history
+        assert {party.model for party in beside.parties.values()} == {one_by_one.outcome.model}
+
+
 # --- one request a level ---------------------------------------------------------------------------------------------------
 
 
@@ -141,6 +165,42 @@ def test_what_trees_side_by_side_take_is_bounded():
     leaves = replace(agreed, parameters=replace(agreed.parameters, max_depth=0, max_leaves=5))
     assert trees_at_once(leaves, 20_000, 1, few) > trees_at_once(agreed, 20_000, 1, few)
     assert trees_at_once(replace(agreed, dominance=True), 20_000, 1, few) < trees_at_once(agreed, 20_000, 1, few)
+
+
+def test_what_a_collector_keeps_of_a_party_fits_the_trees_side_by_side():
+    """An answer that comes before the collector is told of it is not refused where the party is honest."""
+    names = tuple(f"p{i}" for i in range(300))
+    agreed = plan(names, objective="multi:softprob", max_depth=6, num_parallel_tree=20)
+    cells = 10_000
+    for count in (2, 8, 40, 300):
+        collected = replace(agreed, collectors=(("west", names[:count]),))
+        at_once = trees_at_once(collected, cells, 2, 100)
+        assert 1 <= at_once <= trees_at_once(agreed, cells, 2, 100)
+        level = at_once * 16 * 2 * 8 * cells
+        assert at_once == 1 or level <= side_by_side.COLLECTED_BYTES // count // 2
+        assert (at_once < trees_at_once(agreed, cells, 2, 100)) == (count >= 8)
+    assert at_once == 1
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 2), st.integers(1, 4)), min_size=1, max_size=5), st.data())
+def test_words_are_of_whole_nodes_or_of_none(shapes, data):
+    """Against a list with an entry for each word."""
+    words = [
+        (tree, node)
+        for tree, (nodes, planes, cells) in enumerate(shapes)
+        for node in range(nodes)
+        for _ in range(planes * cells)
+    ]
+    order = list(dict.fromkeys(words))
+    first = data.draw(st.integers(0, len(order)), "first")
+    begin = words_before(shapes, first)
+    assert begin == (words.index(order[first]) if first < len(order) else len(words))
+    size = data.draw(st.integers(0, len(words) + 3), "words")
+    given_ = words[begin : begin + size]
+    nodes = list(dict.fromkeys(given_))
+    whole = size and size == len(given_) and all(given_.count(node) == words.count(node) for node in nodes)
+    found = [(tree, node) for tree, at, count in whole_nodes(shapes, first, size) for node in range(at, at + count)]
+    assert found == (nodes if whole else [])
 
 
 @pytest.mark.parametrize("counts", ["off", "before"])
