@@ -27,6 +27,7 @@ from hansa.protocol.messages import (
     to_tensor,
 )
 from hansa.roles.summed import side_by_side
+from hansa.roles.summed.party import Party
 from hansa.roles.summed.side_by_side import (
     HISTOGRAM_BYTES,
     MOST_TREES,
@@ -165,6 +166,39 @@ def test_what_trees_side_by_side_take_is_bounded():
     leaves = replace(agreed, parameters=replace(agreed.parameters, max_depth=0, max_leaves=5))
     assert trees_at_once(leaves, 20_000, 1, few) > trees_at_once(agreed, 20_000, 1, few)
     assert trees_at_once(replace(agreed, dominance=True), 20_000, 1, few) < trees_at_once(agreed, 20_000, 1, few)
+
+
+def test_a_level_at_a_party_takes_a_quarter_of_the_bound_whatever_the_number_of_trees(monkeypatch):
+    """Of all trees together, as a party gives them out."""
+    bound = 2**18
+    given_ = CLASSES | {
+        "num_parallel_tree": 20,
+        "rounds": 1,
+        "max_depth": 5,
+        "min_child_weight": 0,
+        "histogram_bits": 64,
+    }
+    agreed, rows = plan(PARTIES, **given_), spread(table(240, given_["objective"]), OWNERS)
+
+    def largest() -> int:
+        """Bytes of all trees' nodes of a level, at most."""
+        levels: dict[tuple[int, int], int] = {}
+        contribute = Party._contribute
+
+        def watched(self, quantity, values, *others):
+            if self._name == ME and quantity == "histograms":
+                place = self._tree, self._step
+                levels[place] = levels.get(place, 0) + values.nbytes
+            return contribute(self, quantity, values, *others)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Party, "_contribute", watched)
+            train_in_process(agreed, rows)
+        return max(levels.values())
+
+    without = largest()
+    monkeypatch.setattr(side_by_side, "HISTOGRAM_BYTES", bound)
+    assert bound / 16 < largest() <= bound / 4 + bound / 31 < without
 
 
 def test_what_a_collector_keeps_of_a_party_fits_the_trees_side_by_side():

@@ -45,7 +45,9 @@ def trees_at_once(plan: Plan, cells: int, planes: int, rows: int) -> int:
         return 1
     nodes: int = min(2**parameters.most_depth, 2 * parameters.most_leaves) - 1
     each = planes + (len(plan.parties) if plan.dominance else 0)
-    most = min(HISTOGRAM_BYTES // (8 * nodes * each * cells), ROW_BYTES // (rows * row_bytes(planes)), MOST_TREES)
+    most = min(
+        HISTOGRAM_BYTES // (8 * nodes * each * cells), ROW_BYTES // (max(rows, 1) * row_bytes(planes)), MOST_TREES
+    )
     if plan.collectors:  # which keep one answer of each of their parties at most, beside what is said of it
         parties = max(len(own) for _, own in plan.collectors)
         built = max((nodes + 1) // 4, 1)
