@@ -272,6 +272,7 @@ def samples() -> list[messages.Message]:
 
 def _sample(kind: Any) -> Any:
     tensor = messages.to_tensor(np.arange(6, dtype="<i8").reshape(2, 3))
+    scales = messages.TreeScales(1, 0.5, 1.0, tensor)
     mark = messages.Mark(3, b"m" * 32)
     claim = messages.Claim(b"r" * 32, 1, 2, None, mark, mark)
     proofs = (messages.LogProof(1, 3, (0, 1), (1, 0), (b"p" * 32,)),)
@@ -299,7 +300,9 @@ def _sample(kind: Any) -> Any:
         tuple[tuple[str, messages.Claim], ...]: (("aurora", claim),),
         tuple[tuple[str, bytes, int, int, bytes], ...]: (("aurora", b"k" * 32, 60, 10, b"\5"),),
         tuple[tuple[str, bytes, str, bytes], ...]: (("aurora", b"k" * 32, "aes", b"s" * 64),),
-        messages.QuantiseGradients | None: messages.QuantiseGradients(0, 0.5, 1.0, tensor),
+        messages.QuantiseGradients | None: messages.QuantiseGradients(0, 0.5, 1.0, tensor, (scales,)),
+        tuple[messages.TreeScales, ...]: (scales,),
+        tuple[messages.TreeSplits, ...]: (messages.TreeSplits(1, *[tensor] * 8),),
         messages.Contribution | None: messages.Contribution(0, 0, "sums", 3, tensor, 1),
     }
     return known[kind]
@@ -549,8 +552,8 @@ def states() -> tuple[bytes, bytes]:
     with AggregatorState(folder() / "made.state", AGREEMENT, "hub") as state:
         state.begin(b"r" * 32, (("aurora", b"k" * 32, 60, 10, b"\5"),))
         state.begin_epoch(agreed)
-        state.checkpoint(mark, _broadcast(messages.UseCuts), snapshot, setup, None)
-        state.checkpoint(replace_mark(mark), _broadcast(messages.SplitNodes), snapshot, None, tree)
+        state.checkpoint(mark, _broadcast(messages.UseCuts), snapshot, setup, [])
+        state.checkpoint(replace_mark(mark), _broadcast(messages.SplitNodes), snapshot, None, [tree])
         state.finish(Outcome(from_json(model), model, {"auc": [0.5, None]}, 1, 3, ()), b"")
         hub = state.path
     with PartyState(folder() / "party.state", AGREEMENT, "aurora", b"w" * 32) as own:
