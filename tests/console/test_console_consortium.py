@@ -99,7 +99,7 @@ def test_a_member_is_invited_added_and_signed_by_all(folder: Path, tmp_path: Pat
     done(hansa("consortium", "sign", "--consortium", copy, *identity))
     did(send(clients[HUB], "/consortium/bring", copy.read_bytes(), consortium=""), clients[HUB], "still to sign: hub")
     last = send(clients[HUB], "/consortium/sign", consortium="", sure="yes")
-    did(last, clients[HUB], "all that must have signed", "when it is started again")
+    did(last, clients[HUB], "all that must have signed", "The service takes it now")
     assert "cirrus" in read_pinned(folder / f"{HUB}.json")
     for name in ("aurora", "borealis"):
         did(carried(clients[HUB], clients[name]), clients[name], "all that must have signed")

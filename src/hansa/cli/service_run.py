@@ -19,6 +19,8 @@ from hansa.node.config import read_member_file
 from hansa.node.events import Ended, Failed
 from hansa.node.record import Failure, failure_of
 from hansa.node.run import Command, check_command, run
+from hansa.service.inbox import check_keys
+from hansa.service.supervisor import REVOKED_SIGNAL
 from hansa.transport.routing import HandedListener, when_gone
 
 
@@ -36,6 +38,7 @@ def main(arguments: list[str]) -> int:
             when_gone(channel, signal.SIGTERM)
             member = read_member_file(Path(member_file))
             check_command(member, cast("Command", command))
+            signal.signal(REVOKED_SIGNAL, lambda *_: check_keys(member))
             member = replace(member, open_listener=lambda *_: HandedListener(channel, host, int(port)))
             with output.telling(False, lines=True) as tell:
                 output.print_line(Ended(record=run(member, tell)))

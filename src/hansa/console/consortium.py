@@ -388,7 +388,7 @@ def _put(member: Member, own: Consortium, made: Signed, what: str, about: str) -
     next_ = (
         f"still to sign: {ways}. Save the file, send it to each, and bring here what comes back"
         if missing
-        else "all that must have signed: save the file, and send it to every member. The service takes it when it is started again"
+        else "all that must have signed: save the file, and send it to every member. The service takes it now"
     )
     return Done(text=f"{what}; {next_}", to="/consortium", about=about)
 

@@ -305,9 +305,11 @@ def _rejections(folder: Path, proposal: Proposal) -> list[Path]:
 
 
 def _list(member: Member, consortium: Consortium, folder: Path) -> Listed:
-    """The proposals in a folder. They are read anew, and their signatures checked, where a file is another or a minute has passed."""
+    """The proposals in a folder. They are read anew, and their signatures checked, where a file or a member is another, or a minute has
+    passed."""
     files = sorted((path.name, path.stat().st_mtime_ns) for path in folder.glob("*.json"))
-    state = (f"{datetime.now(UTC):%Y-%m-%d %H:%M}", *files)
+    members, standing = consortium.members.digest(), consortium.members.standing
+    state = (f"{datetime.now(UTC):%Y-%m-%d %H:%M}", members, "" if standing is None else standing.digest, *files)
     known = member.listed.get(consortium.name)
     if known is None or known[0] != state:
         known = (state, list_proposals(folder, consortium.members))

@@ -69,6 +69,7 @@ from hansa.node.config import (
     read_password,
 )
 from hansa.plan import COOPETITIVE, Plan
+from hansa.service.seen_members import check_goes_on
 from hansa.toml import read_toml, write_toml
 from hansa.transport.resumable import RECONNECT_TIMEOUT_S
 
@@ -102,6 +103,9 @@ MEMBER_KEYS = (
     "servers",
 )
 """Keys that every run's member file takes from the service's."""
+
+BEGAN_KEYS = ("members_version", "identity", "key_file")
+"""Keys of a run's member file that stay as they are once the run began."""
 
 MEMBER_PATHS = ("proxy_password_file",)
 SOURCE_KEYS = ("table", "source", "by_column", "id", "start_model", "custom_objective", "custom_metric")
@@ -223,6 +227,10 @@ class ServiceFile:
         """The folder of one consortium's proposals: those that were brought, made here, or came over the hub."""
         return self.state / "proposals" / (consortium.name or "only")
 
+    def seen_of(self, consortium: Consortium) -> Path:
+        """The file that says which version of one consortium's file the service took last."""
+        return _seen(self.state, consortium.name)
+
     def source_of(self, plan: Plan) -> SourcesDocument | None:
         """The first table of [[sources]] whose pattern fits a plan's name; None where there is none."""
         for source in self.document.sources:
@@ -302,6 +310,7 @@ def _consortia(document: ServiceDocument, path: Path, state: Path, open_keys: bo
         policy = document.policy if own.policy is None else own.policy
         key_file = at(own.key_file or document.key_file)
         members, exchange = read_pinned(members_path), own.exchange or document.exchange or ""
+        check_goes_on(members, members_path, _seen(state, name))
         if exchange and exchange not in members:
             raise PlanError(
                 f"{where}: exchange names {exchange!r}, who is no member in {members_path}; name the member whose service is the hub"
@@ -326,6 +335,10 @@ def _consortia(document: ServiceDocument, path: Path, state: Path, open_keys: bo
     return tuple(found)
 
 
+def _seen(state: Path, name: str) -> Path:
+    return state / "members" / f"{name or 'only'}.json"
+
+
 def _card_in(folder: Path) -> Card:
     """The card beside a member's keys. Raises IdentityError."""
     cards = tuple(read_members(folder / CARD_FILE).values())
@@ -347,11 +360,14 @@ def _with_password(url: str, password: str, path: Path) -> str:
     return urlunsplit(parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}"))
 
 
-def member_text(service: ServiceFile, consortium: Consortium, plan: Plan, folder: Path) -> str:
+def member_text(
+    service: ServiceFile, consortium: Consortium, plan: Plan, folder: Path, began: Mapping[str, Any] | None = None
+) -> str:
     """The member's file of one run: TOML, all paths whole.
 
     Args:
-        folder: of the run; it has the approved plan as plan.json, and takes what comes of the run.
+        folder: of the run; it has the approved plan as plan.json, and takes what comes of the run. began: of a run that began, the keys
+            in place of those that the service's file says now: by whom and with which keys the run goes on.
 
     Raises PlanError where the plan makes this member a party, and no source is for it.
     """
@@ -402,6 +418,8 @@ def member_text(service: ServiceFile, consortium: Consortium, plan: Plan, folder
             values[key] = str(base / values[key])
     if "source" in values:
         values["source"] = _absolute_source(values["source"], base)
+    if began is not None:
+        values = {key: value for key, value in values.items() if key not in BEGAN_KEYS} | dict(began)
     policy = msgspec.to_builtins(consortium.policy)
     values["policy"] = {key: value for key, value in policy.items() if value is not None}
     return write_toml(values, "Made by the service from its own file, and made anew at each start of this run.")

@@ -1,0 +1,62 @@
+"""Which version of each consortium's file a service has taken: a file that does not go on from it is refused, so that no older copy
+brings back a key that was revoked, or a member that was removed.
+
+One small file for each consortium, in the service's folder. A members file that nobody signs has no versions, and leaves none.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from hansa.consortium.envelopes import Hex32
+from hansa.consortium.members import Members
+from hansa.errors import IdentityError
+from hansa.files import make_folder, read_whole, write_whole
+
+
+class SeenVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A version of a consortium's file: its number, from 1, and the digest of its statement in hex."""
+
+    version: int
+    digest: Hex32
+
+
+def check_goes_on(members: Members, where: Path, seen: Path) -> None:
+    """Refuse members that do not go on from the version that was taken before.
+
+    Args:
+        members: as they stand in the file `where`. seen: of the version that was taken, where there is one.
+
+    Raises IdentityError.
+    """
+    if not seen.exists():
+        return
+    try:
+        taken = msgspec.json.decode(read_whole(seen), type=SeenVersion, strict=True)
+    except (OSError, ValueError, msgspec.MsgspecError) as error:
+        raise IdentityError(
+            f"{seen}: cannot be read ({error}); it says which version of {where} this service took: restore it from a back-up"
+        ) from error
+    standing = members.standing
+    digests = () if standing is None else standing.digests
+    if not 1 <= taken.version <= len(digests) or digests[taken.version - 1] != taken.digest:
+        found = "is a members file, which nobody signs" if standing is None else f"ends with version {len(digests)}"
+        raise IdentityError(
+            f"{where}: {found}, and does not go on from version {taken.version} ({taken.digest[:16]}), which this service took before; "
+            f"ask a member for its newest copy, or take {seen} away where the consortium was founded anew",
+            rule="a version follows the one that this member holds",
+            cure="ask a member for its newest copy",
+        )
+
+
+def keep_seen(members: Members, seen: Path) -> None:
+    """Keep which version was taken. Raises OutputError."""
+    if members.standing is None:
+        return
+    taken = SeenVersion(version=members.standing.version, digest=members.standing.digest)
+    content = msgspec.json.encode(taken) + b"\n"
+    if not seen.exists() or read_whole(seen) != content:
+        make_folder(seen.parent)
+        write_whole(seen, content)
