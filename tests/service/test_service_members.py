@@ -150,13 +150,8 @@ def test_who_joins_or_takes_other_keys_takes_part_in_the_next_run_and_a_run_unde
     write_table(folder / "east.csv", cells(70, 9))
     write_consortium(folder / OWN.format(name="east"), made)
     services.start("east", members=OWN.format(name="east"))
-    (folder / "borealis.identity").rename(folder / "borealis-old.identity")
-    (folder / "borealis-new.identity").rename(folder / "borealis.identity")
     more = PLAN.replace('"borealis"]', '"borealis", "east"]').replace('name = "test"', 'name = "more"')
-    plan = approved(folder, more, "more", (*NAMES, "east"))
-    (folder / "borealis.identity").rename(folder / "borealis-new.identity")
-    (folder / "borealis-old.identity").rename(folder / "borealis.identity")
-    with_east = services.run(plan)
+    with_east = services.run(approved(folder, more, "more", (HUB, "aurora", "borealis-new", "east")))
     for name in (*NAMES, "east"):
         found = services.until(name, with_east, "finished", "failed")
         assert (found["state"], found["members_version"]) == ("finished", 3), found

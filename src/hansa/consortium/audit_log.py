@@ -158,8 +158,8 @@ class AuditLog:
                         at=now(), member=identity.name, identity=identity.public.hex(), nonce=secrets.token_hex(32)
                     )
                     self._write([begun])
-                elif key_of(self._entries) != identity.public:
-                    self._write([IdentityReplaced(at=now(), identity=identity.public.hex())])
+                else:
+                    self._write(())
             self.name: bytes = self._tree.get_root(1)
         except BaseException:
             os.close(self._file)
@@ -226,12 +226,21 @@ class AuditLog:
             raise failed(self.path, error) from error
 
     def _write(self, entries: Iterable[Entry]) -> None:
+        """Write entries and a signed head; nothing where there is nothing to write.
+
+        First of all that this member's key is another one than the last, where it is: a run that began before its member took another
+        key goes on beside those that began since.
+        """
         lines: list[bytes] = []
+        if self._entries and key_of(self._entries) != self._identity.public:
+            entries = (IdentityReplaced(at=now(), identity=self._identity.public.hex()), *entries)
         for entry in entries:
             line = written_line(entry)
             self._tree.append_entry(line)
             self._entries.append(entry)
             lines.append(line)
+        if not lines:
+            return
         size = self._tree.get_size()
         root = self._tree.get_root(size)
         signature = self._identity.sign(HEAD_PURPOSE, head_bytes(self._tree.get_root(1), size, root))
