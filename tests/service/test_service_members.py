@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,7 +30,7 @@ from made_services import Services, approved, write_service
 from waiting import until
 
 NAMES = (HUB, *PARTIES)
-LONG = PLAN.replace("rounds = 3", "rounds = 2000")
+LONG = PLAN.replace("rounds = 3", "rounds = 1000")
 RULE = "no key with a role was revoked"
 OWN = "{name}-members.json"
 
@@ -99,13 +97,13 @@ def test_a_revoked_member_is_cut_off_in_mid_run_and_what_it_approved_is_refused(
     later = approved(folder, PLAN.replace('name = "test"', 'name = "later"'), "later")
     running = services.run(approved(folder, LONG, "long"))
     for name in NAMES:
-        until(lambda name=name: services.runs(name)[running]["trees"] > 1, f"trees at {name}")
+        until(lambda name=name: services.runs(name).get(running, {}).get("trees", 0) > 1, f"trees at {name}")
         assert services.runs(name)[running]["members_version"] == 1
     held, later_run = read_consortium(folder / "members.toml"), read_proposal(later).digest.hex()[:16]
     take(folder, by_all(folder, revoked(held, "borealis", "stolen", identity(folder, HUB)), "aurora"), HUB, "aurora")
     for name in (HUB, "aurora"):
         ended = services.until(name, running, "failed", "finished", "stopped")
-        assert (ended["state"], ended["trees"] < 2000) == ("failed", True)
+        assert (ended["state"], ended["trees"] < 1000) == ("failed", True)
         assert "'borealis' that was revoked in version 2 of the consortium's file (stolen)" in ended["text"]
         told(services, name, "version 2 of nordic is taken: 2 members")
         log = (folder / f"{name}-service.service" / "audit").read_text()
@@ -126,11 +124,12 @@ def test_a_revoked_member_is_cut_off_in_mid_run_and_what_it_approved_is_refused(
 
 def test_who_joins_or_takes_other_keys_takes_part_in_the_next_run_and_a_run_under_way_goes_on(services: Services):
     folder = services.folder
-    running = services.run(approved(folder, LONG.replace("2000", "300"), "long"))
     waits = services.run(approved(folder, PLAN.replace('name = "test"', 'name = "waits"'), "waits"), "aurora")
     until(lambda: services.runs("aurora").get(waits, {}).get("waiting_for"), "a run that did not begin")
-    for name in NAMES:
-        until(lambda name=name: services.runs(name)[running]["trees"] > 1, f"trees at {name}")
+    running = services.run(approved(folder, LONG, "long"))
+    until(lambda: services.runs("borealis").get(running, {}).get("trees", 0) > 1, "trees at borealis")
+    assert hansa("pause", running, "--service", services.file("borealis")).exit_code == 0
+    assert services.until("borealis", running, "paused", "finished")["state"] == "paused"
     held, new = read_consortium(folder / "members.toml"), new_identity(folder, "borealis", "borealis-new")
     made = rotated(held, new, [identity(folder, "borealis"), new])
     east = new_identity(folder, "east", "east")
@@ -141,12 +140,8 @@ def test_who_joins_or_takes_other_keys_takes_part_in_the_next_run_and_a_run_unde
     told(services, "borealis", "has another card of 'borealis' than")
     borealis.write_text(borealis.read_text().replace("borealis.identity", "borealis-new.identity"))
     told(services, "borealis", "the files can be taken again")
-    # What did not begin is of other keys than those of now; what began goes on, though its process ends on the way.
+    # What did not begin is of other keys than those of now.
     assert "another identity of borealis" in services.until("aurora", waits, "failed", "stopped")["text"]
-    for pid in services.started["borealis"].children():
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if b"hansa.cli.service_run" in command:
-            os.kill(pid, signal.SIGKILL)
     write_table(folder / "east.csv", cells(70, 9))
     write_consortium(folder / OWN.format(name="east"), made)
     services.start("east", members=OWN.format(name="east"))
@@ -155,6 +150,8 @@ def test_who_joins_or_takes_other_keys_takes_part_in_the_next_run_and_a_run_unde
     for name in (*NAMES, "east"):
         found = services.until(name, with_east, "finished", "failed")
         assert (found["state"], found["members_version"]) == ("finished", 3), found
+    # What began goes on with the keys that it began with, in a process that reads them anew.
+    assert hansa("resume", running, "--service", borealis).exit_code == 0
     for name in NAMES:
         found = services.until(name, running, "finished", "failed")
         assert (found["state"], found["members_version"]) == ("finished", 1), found
