@@ -282,17 +282,49 @@ def withdraw(
 
 
 @plan.command("list")
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path())
-@MEMBERS
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), required=False)
+@click.option(
+    "--members",
+    "members_file",
+    type=EXISTING,
+    help="The consortium's file, or a members file whose identities you compared.",
+)
+@click.option(
+    "--service", "service_file", type=EXISTING, help="In place of both: list the plans of this service's file."
+)
 @AS_JSON
-def list_(folder: Path, members_file: Path, as_json: bool) -> None:
-    """List the proposals in FOLDER, who approved and who rejected each."""
+def list_(folder: Path | None, members_file: Path | None, service_file: Path | None, as_json: bool) -> None:
+    """List the proposals in FOLDER, who approved and who rejected each; or those of a service, and what became of each."""
+    if service_file is not None:
+        if folder is not None or members_file is not None:
+            raise click.UsageError("--service stands for FOLDER and --members; give it alone")
+        _list_of_service(service_file, as_json)
+        return
+    if members_file is None:
+        raise click.UsageError("give --members, or --service")
     from hansa.consortium.versions import read_pinned
     from hansa.node.events import line_of
     from hansa.node.proposals import list_proposals
 
-    found = list_proposals(folder, read_pinned(members_file))
+    found = list_proposals(folder or Path(), read_pinned(members_file))
     click.echo(line_of(found) if as_json else "\n".join(found.lines()))
+
+
+def _list_of_service(service_file: Path, as_json: bool) -> None:
+    from hansa.cli import output
+    from hansa.service.config import read_service_file
+    from hansa.service.plans import plans_of
+    from hansa.service.store import Store
+
+    service = read_service_file(service_file, open_keys=False)
+    store = Store(service.name, service.state, service.database)
+    found = plans_of(service, store)
+    store.close()
+    if as_json:
+        output.print_line(found)
+        return
+    refused = "\n".join(printable(f"REFUSED {own.text}") for own in found.refused)
+    output.print_tables(refused or ("" if found.plans else "no proposals"), [found.table()] if found.plans else [])
 
 
 @plan.command()

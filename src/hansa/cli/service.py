@@ -193,7 +193,8 @@ def fetch_model(
 @SERVICE
 @click.option("--save", type=PATH, required=True, help="Where to put the archive (.tar).")
 def backup(service_file: Path, save: Path) -> None:
-    """Put the service's runs, their plans, records, models and statements, and its ledger with its key into one archive.
+    """Put the service's runs, their plans, records, models and statements, its ledger with its key, proposals, and changes of
+    members and keys that are under way into one archive.
 
     The state of runs that are not over is left out: a state that was put back to an earlier one is refused anyway.
     """

@@ -394,7 +394,7 @@ def _put(member: Member, own: Consortium, made: Signed, what: str, about: str) -
 
 
 def _change_path(member: Member, own: Consortium) -> Path:
-    return member.service.state / "changes" / f"{own.name or ONLY}.json"
+    return member.service.change_of(own)
 
 
 def invitation_file(member: Member, asked: Asked) -> Offered:
@@ -409,4 +409,4 @@ def invitation_file(member: Member, asked: Asked) -> Offered:
 
 
 def _folder(member: Member, own: Consortium) -> Path:
-    return member.service.state / "invitations" / (own.name or ONLY)
+    return member.service.invitations_of(own)

@@ -15,6 +15,7 @@ from hansa.console import consortium, data, drafts, home, models, plans, policy,
 from hansa.console.actions import Done, Form, Offered
 from hansa.console.book import Role
 from hansa.console.member import Asked, Member
+from hansa.service.plans import PlansView
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ PAGES = (
         "hansa consortium show",
         heading="Consortium",
     ),
-    Page("/plans", "Plans", plans.plans, plans.PlansView, "plans.html.j2", "hansa plan list", heading="Plans"),
+    Page("/plans", "Plans", plans.plans, PlansView, "plans.html.j2", "hansa plan list --service", heading="Plans"),
     Page("/plans/{proposal}", "Plan", plans.plan, plans.PlanView, "plan.html.j2", "hansa plan review"),
     Page("/new-plan", "New plan", drafts.new_plan, drafts.NewPlanView, "new_plan.html.j2", "hansa plan new"),
     Page("/drafts/{draft}", "Draft", drafts.draft_page, drafts.DraftView, "draft.html.j2", "hansa plan show"),

@@ -24,7 +24,6 @@ from hansa.consortium.approvals import (
     approve,
     proposal_digest_of,
     proposal_of,
-    read_proposal,
     read_rejection,
     reject,
     rejection_of,
@@ -34,12 +33,12 @@ from hansa.consortium.envelopes import envelope_of, read_envelope, written
 from hansa.errors import HansaError, PlanError
 from hansa.node.consent import Review, review
 from hansa.node.plan_report import Opened, opened_under
-from hansa.node.proposals import Listed, ListedProposal, Unreadable, kind_of, list_proposals
+from hansa.node.proposals import Listed, kind_of
 from hansa.plan import COOPETITIVE, MASKED, Plan, write_plan
 from hansa.service.config import Consortium
 from hansa.service.inbox import proposal_in, submit
+from hansa.service.plans import ListedPlan, PlansView, listed_in, plans_of, read_kept
 from hansa.service.proposals import forget_proposal, keep_proposal, keep_rejection
-from hansa.service.store import SHOWN_DIGITS, ServiceRun
 
 LAST_RUNS = 200
 """Of which one is looked for, whose plan a new one is held against."""
@@ -78,27 +77,6 @@ LEARNS: dict[str, tuple[Learnt, ...]] = {
 """Who learns what in each mode: the table of SECURITY.md, which a test holds this to."""
 
 
-class ListedPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A proposal in the list.
-
-    Attributes:
-        consortium: whose it is. proposal: what it is, who approved and who did not. mine: whether this member "approved", "rejected" or
-            "waits". run: the run that it became at this member's service, or None.
-    """
-
-    consortium: str
-    proposal: ListedProposal
-    mine: str
-    run: ServiceRun | None
-
-
-class PlansView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What Plans shows: proposals, the newest last day first, and files that are refused."""
-
-    plans: tuple[ListedPlan, ...]
-    refused: tuple[Unreadable, ...]
-
-
 class PlanView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One proposal, as somebody reads it before it is approved.
 
@@ -121,18 +99,8 @@ class PlanView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def plans(member: Member, _: Asked) -> PlansView:
-    """All proposals that were brought here."""
-    found: list[ListedPlan] = []
-    refused: list[Unreadable] = []
-    for consortium in member.service.consortia:
-        folder = member.proposals(consortium)
-        if not folder.is_dir():
-            continue
-        listed = _list(member, consortium, folder)
-        refused += listed.refused
-        found += [_listed(member, consortium, own) for own in listed.proposals]
-    found.sort(key=lambda own: (own.proposal.expires, own.proposal.proposal), reverse=True)
-    return PlansView(plans=tuple(found), refused=tuple(refused))
+    """All proposals that are here."""
+    return plans_of(member.service, member.store, lambda consortium, folder: _list(member, consortium, folder))
 
 
 def waiting_plans(member: Member) -> Iterator[tuple[str, str]]:
@@ -296,7 +264,7 @@ def kept_proposal(member: Member, digest: str) -> tuple[Consortium, Proposal]:
         for consortium in member.service.consortia:
             path = member.proposals(consortium) / f"{digest}.json"
             if path.is_file():
-                return consortium, read_proposal(path, consortium.members)
+                return consortium, read_kept(path, consortium, member.store)
     raise NotThere("this proposal was not brought here; bring its file first")
 
 
@@ -312,16 +280,9 @@ def _list(member: Member, consortium: Consortium, folder: Path) -> Listed:
     state = (f"{datetime.now(UTC):%Y-%m-%d %H:%M}", members, "" if standing is None else standing.digest, *files)
     known = member.listed.get(consortium.name)
     if known is None or known[0] != state:
-        known = (state, list_proposals(folder, consortium.members))
+        known = (state, listed_in(consortium, folder, member.store))
         member.listed[consortium.name] = known
     return known[1]
-
-
-def _listed(member: Member, consortium: Consortium, own: ListedProposal) -> ListedPlan:
-    name = consortium.identity.name
-    mine = "rejected" if name in own.rejected else "approved" if name in own.approved else "waits"
-    run = None if own.missing else member.store.named(own.proposal[:SHOWN_DIGITS])
-    return ListedPlan(consortium=consortium.name, proposal=own, mine=mine, run=run)
 
 
 def _last(member: Member, consortium: Consortium, proposal: Proposal) -> tuple[str, Plan | None]:

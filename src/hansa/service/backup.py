@@ -1,5 +1,5 @@
 """A service's back-up: an archive of what its runs left, its ledger with the ledger's key, its proposals, approvals that were taken
-back, and its console's accounts and actions.
+back, changes of members and keys that are under way, invitations, and its console's accounts and actions.
 
 It holds no key of the member, and no state of a run that is not over.
 
@@ -21,10 +21,15 @@ from pathlib import Path, PurePosixPath
 import msgspec
 from msgspec.structs import replace
 
-from hansa.errors import OutputError
+from hansa.consortium.envelopes import envelope_of
+from hansa.consortium.invitations import invitation_of
+from hansa.consortium.versions import consortium_of
+from hansa.errors import HansaError, OutputError
 from hansa.files import make_folder, read_whole, write_whole, writing
+from hansa.plan import MEMBER_NAME
 from hansa.service.config import CONSOLE_FILE, Consortium, ServiceFile
 from hansa.service.proposals import AWAY_FOLDER
+from hansa.service.seen_members import check_goes_on_from
 from hansa.service.store import ServiceRun, Store
 from hansa.trees.xgboost_json import MOST_BYTES
 
@@ -35,6 +40,9 @@ KEPT_FILES = ("plan.json", "record.json", "model.json", "model.sig", "model.sig.
 MOST_FILES = 1_000_000
 
 PROPOSALS, WITHDRAWALS = "proposals", "withdrawals"
+CHANGES, INVITATIONS, MEMBERS = "changes", "invitations", "members"
+"""A change of members or keys that not all have signed, invitations, and which version of the members file was taken."""
+
 STATEMENT = re.compile(r"[0-9a-f]{64}(-[a-z0-9-]+)?\.json")
 """A proposal, or a rejection of one by a member."""
 TAKEN_AWAY = re.compile(r"[0-9a-f]{64}")
@@ -79,6 +87,8 @@ def read_backup(service: ServiceFile, open_store: Callable[[], Store], archive: 
             "move it away first"
         )
     places = {name: _place(service, name, archive) for name in found}
+    for name, content in found.items():
+        _check(service, name, content, places[name], archive)
     store = open_store()
     if store.runs():
         store.close()
@@ -129,6 +139,10 @@ def _is_known(parts: tuple[str, ...]) -> bool:
             return folder == AWAY_FOLDER and TAKEN_AWAY.fullmatch(name) is not None
         case ("withdrawals", _, name):
             return TAKEN_BACK.fullmatch(name) is not None
+        case ("changes" | "members", name):
+            return name.endswith(".json")
+        case ("invitations", _, name):
+            return name.endswith(".json") and MEMBER_NAME.fullmatch(name.removesuffix(".json")) is not None
     return False
 
 
@@ -143,6 +157,10 @@ def _statements(service: ServiceFile) -> Iterator[tuple[str, Path]]:
         own, folder = _folder_name(consortium), service.proposals_of(consortium)
         for path in (*folder.glob("*.json"), *(folder / AWAY_FOLDER).glob("*")):
             yield f"{PROPOSALS}/{own}/{path.relative_to(folder)}", path
+        yield f"{CHANGES}/{own}.json", service.change_of(consortium)
+        yield f"{MEMBERS}/{own}.json", service.seen_of(consortium)
+        for path in service.invitations_of(consortium).glob("*.json"):
+            yield f"{INVITATIONS}/{own}/{path.name}", path
         if consortium.withdrawals is not None:
             for path in consortium.withdrawals.glob("*.json"):
                 yield f"{WITHDRAWALS}/{own}/{path.name}", path
@@ -153,17 +171,57 @@ def _place(service: ServiceFile, name: str, archive: Path) -> Path:
     if name in (LEDGER, LEDGER_KEY):
         return service.ledger if name == LEDGER else _key_of(service.ledger)
     kind, *rest = PurePosixPath(name).parts
-    if kind not in (PROPOSALS, WITHDRAWALS):
+    if kind not in (PROPOSALS, WITHDRAWALS, CHANGES, INVITATIONS, MEMBERS):
         return service.state / name
-    own = [each for each in service.consortia if _folder_name(each) == rest[0]]
+    own = _consortium(service, name)
     if not own or (kind == WITHDRAWALS and own[0].withdrawals is None):
         raise OutputError(
             f"{archive}: has {kind} of the consortium {rest[0]!r:.100}, and {service.path} has no place for them: restore with the "
             "service's file as it was when the back-up was made"
         )
-    folder = service.proposals_of(own[0]) if kind == PROPOSALS else own[0].withdrawals
+    if kind in (CHANGES, MEMBERS):
+        return service.change_of(own[0]) if kind == CHANGES else service.seen_of(own[0])
+    places = {PROPOSALS: service.proposals_of(own[0]), INVITATIONS: service.invitations_of(own[0])}
+    folder = places.get(kind, own[0].withdrawals)
     assert folder is not None  # a withdrawal has a folder
     return folder.joinpath(*rest[1:])
+
+
+def _consortium(service: ServiceFile, name: str) -> list[Consortium]:
+    """The consortium that a file of this name in an archive is of; none where the service's file does not have it."""
+    of = PurePosixPath(name).parts[1].removesuffix(".json")
+    return [each for each in service.consortia if _folder_name(each) == of]
+
+
+def _check(service: ServiceFile, name: str, content: bytes, place: Path, archive: Path) -> None:
+    """Refuse what would be trusted without another look: changes, invitations, and which version of the members file was taken.
+
+    Raises OutputError where a signature or a form is wrong, or it is of another consortium; IdentityError where the members file is
+    older than the one that the service had taken.
+    """
+    kind = PurePosixPath(name).parts[0]
+    if kind not in (CHANGES, INVITATIONS, MEMBERS):
+        return
+    (own,) = _consortium(service, name)
+    where, members = f"{archive}, {name}", own.members
+    if kind == MEMBERS:
+        check_goes_on_from(content, members, own.members_path, place)
+        return
+    standing = members.standing
+    try:
+        if kind == CHANGES:
+            fits = standing is not None and consortium_of(content, where).versions[0].digest == standing.founded
+        else:
+            told = invitation_of(envelope_of(content, where), where).predicate
+            fits = standing is not None and told.consortium == standing.name
+            fits = fits and members.had(told.inviter, bytes.fromhex(told.identity))
+    except HansaError as error:
+        raise OutputError(f"{where}: cannot be restored: {error}") from error
+    if not fits:
+        raise OutputError(
+            f"{where}: is of another consortium than {own.members_path}, or of a key that is none of its members'; restore with the "
+            "members file of that one"
+        )
 
 
 def _copied(path: Path) -> bytes:

@@ -227,6 +227,14 @@ class ServiceFile:
         """The folder of one consortium's proposals: those that were brought, made here, or came over the hub."""
         return self.state / "proposals" / (consortium.name or "only")
 
+    def change_of(self, consortium: Consortium) -> Path:
+        """The file of one consortium's change of members or keys that is under way."""
+        return self.state / "changes" / f"{consortium.name or 'only'}.json"
+
+    def invitations_of(self, consortium: Consortium) -> Path:
+        """The folder of invitations into one consortium that were made here."""
+        return self.state / "invitations" / (consortium.name or "only")
+
     def seen_of(self, consortium: Consortium) -> Path:
         """The file that says which version of one consortium's file the service took last."""
         return _seen(self.state, consortium.name)

@@ -34,10 +34,21 @@ def check_goes_on(members: Members, where: Path, seen: Path) -> None:
     if not seen.exists():
         return
     try:
-        taken = msgspec.json.decode(read_whole(seen), type=SeenVersion, strict=True)
-    except (OSError, ValueError, msgspec.MsgspecError) as error:
+        content = read_whole(seen)
+    except (OSError, ValueError) as error:
         raise IdentityError(
             f"{seen}: cannot be read ({error}); it says which version of {where} this service took: restore it from a back-up"
+        ) from error
+    check_goes_on_from(content, members, where, seen)
+
+
+def check_goes_on_from(content: bytes, members: Members, where: Path, seen: Path) -> None:
+    """`check_goes_on` of the bytes of the file `seen`, which may not be there yet. Raises IdentityError."""
+    try:
+        taken = msgspec.json.decode(content, type=SeenVersion, strict=True)
+    except (ValueError, msgspec.MsgspecError) as error:
+        raise IdentityError(
+            f"{seen}: is damaged ({error}); it says which version of {where} this service took: restore it from a back-up"
         ) from error
     standing = members.standing
     digests = () if standing is None else standing.digests
