@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +22,7 @@ from hansa.consortium.audit_log import (
     signed_checkpoint,
 )
 from hansa.consortium.identity import create_identity
-from hansa.consortium.members import members_of
+from hansa.consortium.members import Members, Revoked, Standing, members_of
 from hansa.errors import HansaError, IdentityError, StateError
 
 NORTH = create_identity("north", days=1)
@@ -226,6 +227,26 @@ def test_a_log_goes_on_under_the_key_that_its_member_took(written, tmp_path):
     assert [type(entry).__name__ for entry in found.entries].count("IdentityReplaced") == 1
     with pytest.raises(StateError, match="is not the log of member"):
         AuditLog(path, NORTH, lambda key: False)
+
+
+def test_runs_under_a_former_key_and_under_the_present_one_write_into_one_log(written, tmp_path):
+    """A run that began before its member took another key goes on beside those that began since."""
+    path, new = tmp_path / "north.audit", create_identity("north", days=1)
+    path.write_bytes(written.read_bytes())
+    path.chmod(0o600)
+    keys = {NORTH.public, new.public}
+    before, since = (AuditLog(path, identity, keys.__contains__) for identity in (NORTH, new))
+    for number in range(3):
+        before.append(entry(f"before-{number}"))
+        since.append(entry(f"since-{number}"), entry(f"more-{number}"))
+    before.append(entry("last"))
+    pinned = Members({"north": new.card()}, Standing("n", ("ab",), frozenset(), {NORTH.public: "north"}, {}, {}))
+    found = check_log(path, pinned)
+    assert found.identity == NORTH.public
+    assert [type(each).__name__ for each in found.entries].count("IdentityReplaced") == 8
+    lost = replace(pinned.standing, earlier={}, revoked={NORTH.public: Revoked("north", 2, "stolen")})
+    with pytest.raises(IdentityError, match="another identity than the members file"):
+        check_log(path, replace(pinned, standing=lost))
 
 
 def test_a_head_of_another_key_is_found_where_no_entry_says_that_it_was_taken(written, tmp_path):

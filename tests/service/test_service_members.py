@@ -76,12 +76,13 @@ def told(services: Services, name: str, text: str, times: int = 1) -> None:
 
 
 @pytest.fixture
-def services(tmp_path: Path) -> Iterator[Services]:
+def services(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Services]:
     found_in(tmp_path)
-    made = Services(tmp_path, members=OWN.format(name=HUB))
+    changes = getattr(request, "param", {})
+    made = Services(tmp_path, members=OWN.format(name=HUB), **changes)
     try:
         for name in PARTIES:
-            made.start(name, members=OWN.format(name=name))
+            made.start(name, members=OWN.format(name=name), **changes)
         yield made
     finally:
         made.stop()
@@ -92,6 +93,7 @@ def put_in_inbox(services: Services, name: str, plan: Path) -> None:
     shutil.copy(plan, services.folder / f"{name}-service.service" / "plans" / plan.name)
 
 
+@pytest.mark.parametrize("services", [{"exchange": HUB}], indirect=True)
 def test_a_revoked_member_is_cut_off_in_mid_run_and_what_it_approved_is_refused(services: Services):
     folder = services.folder
     later = approved(folder, PLAN.replace('name = "test"', 'name = "later"'), "later")
@@ -106,6 +108,11 @@ def test_a_revoked_member_is_cut_off_in_mid_run_and_what_it_approved_is_refused(
         assert (ended["state"], ended["trees"] < 1000) == ("failed", True)
         assert "'borealis' that was revoked in version 2 of the consortium's file (stolen)" in ended["text"]
         told(services, name, "version 2 of nordic is taken: 2 members")
+    told(services, HUB, "rejected peer")  # in the exchange of proposals
+    assert (
+        "whose key was revoked in version 2 of the consortium's file (stolen)" in services.started[HUB].log.read_text()
+    )
+    for name in (HUB, "aurora"):
         log = (folder / f"{name}-service.service" / "audit").read_text()
         assert RULE in log or '"kind":"RunStopped"' in log, (
             log
