@@ -102,6 +102,7 @@ def play_lane(folder: Path, lane: int, parties: int, rounds: int, port: int, unt
                 "hub": f"127.0.0.1:{port}",
                 "table": str(folder / f"{name}.csv"),
                 "ledger": f"{name}-ledger.jsonl",
+                "audit": str(folder / f"{name}.audit"),  # of all its runs: members know it by its name
                 "policy": {"least_party_rows": 1},
                 **({"model": "model.json"} if name == names[0] else {}),
             }
@@ -201,6 +202,8 @@ def measure(folder: Path, given: argparse.Namespace, share: int) -> None:
         found = []
         for seconds, own, processes, largest in looks(service.pid, 60 * given.minutes):
             found.append((seconds, own, largest))
+            if any(lane.poll() for lane in lanes):
+                raise RuntimeError("a lane ended before its time")
             if len(found) % 6 == 1:
                 print(f"{seconds:>8.0f}{own / 1e6:>13.1f}{processes:>11}{largest / 1e6:>17.1f}", flush=True)
         over = 0

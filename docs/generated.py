@@ -27,6 +27,8 @@ DIAGRAMS = (
         "The aggregator where parties verify row counts: a `VouchRows` may stand before what it carries",
         session.AGGREGATOR_VERIFYING,
     ),
+    ("A collector, by what the aggregator sends it; a complete sum leads it back to `passing`", session.COLLECTOR),
+    ("A collector, by what its parties send it", session.COLLECTOR_OF_PARTIES),
     ("A party of a run that describes the pooled table", session.DESCRIBING_PARTY),
     ("The aggregator of such a run", session.DESCRIBING_AGGREGATOR),
     ("A party with a state folder, until it stands in one of the diagrams above", session.RESUMING_PARTY),

@@ -18,8 +18,10 @@ from hansa.protocol.messages import (
     PROTOCOL_VERSION,
     AgreeModel,
     AskLogs,
+    Awaited,
     CheckpointSigned,
     Close,
+    Collect,
     CommitKey,
     CountBins,
     CountersignLogs,
@@ -36,6 +38,7 @@ from hansa.protocol.messages import (
     LogsShown,
     Message,
     OpenLogs,
+    PassOn,
     Relay,
     ReleaseTree,
     Resume,
@@ -83,6 +86,8 @@ _EMPTY = to_tensor(np.zeros(0, np.uint32))
 OF_COOPETITIVE_RUNS: dict[type[Message], Message] = {
     type(message): message
     for message in (
+        Collect(0, (Awaited("histograms", 1, "<i8", (1, 2, 3), 2, (5, 6)),)),
+        PassOn("aurora", memoryview(b"frame")),
         Relay("aurora", "borealis", "round", memoryview(b"sealed")),
         Done(),
         Close(),

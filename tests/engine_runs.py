@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from conversation import Conversation
 from hansa.data.holdout import hash_subjects
+from hansa.plan import CustomMetric, CustomObjective, Plan
+from hansa.roles.summed.custom import FunctionFile, FunctionFiles
 from hansa.roles.summed.rows_in_memory import RowsInMemory
-from made_tables import NAMES, coded, plan, spread, table, with_labels
+from made_tables import NAMES, OPEN, coded, plan, spread, table, with_labels
 
 PARTIES = NAMES[:3]
 
@@ -28,9 +32,45 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "held out by an id": {"evaluation": 0.3, "eval_metric": ["auc"]},
     "a summary of SHAP values": {"evaluation": 0.3},
     "medians of two labels": {"objective": "reg:absoluteerror", "label": ("y", "z")},
+    "functions of the members' own": {
+        "objective": "reg:squarederror", "base_score": 0.0, "weighted": True, "evaluation": 0.3, "eval_metric": ["rmse"],
+    },
 }  # fmt: skip
 
-BY_ID, EXPLAINED = "held out by an id", "a summary of SHAP values"
+BY_ID, EXPLAINED, OWN = "held out by an id", "a summary of SHAP values", "functions of the members' own"
+
+OWN_FILES = FunctionFiles(
+    FunctionFile(
+        "custom_objective",
+        "flat.py",
+        b"""
+import numpy as np
+
+
+def flat(margins, labels, weights):
+    error = margins - labels
+    slope = np.sqrt(1 + error * error)
+    return error / slope * weights, weights / slope
+""",
+    ),
+    FunctionFile(
+        "custom_metric",
+        "cost.py",
+        b"def cost(predictions, labels, weights):\n    return abs(predictions - labels)\n",
+    ),
+)
+
+OWN_HASHES = tuple(hashlib.sha256(file.source).hexdigest() for file in (OWN_FILES.objective, OWN_FILES.metric) if file)
+
+
+def with_own_functions(agreed: Plan) -> Plan:
+    """The plan with the functions of `OWN_FILES`."""
+    objective, metric = OWN_HASHES
+    return replace(
+        agreed,
+        custom_objective=CustomObjective(objective, 64.0, 64.0),
+        custom_metric=CustomMetric(metric, "cost", 4096.0),
+    )
 
 
 class Listening(Conversation):
@@ -55,7 +95,11 @@ def talked(setting: str, hold: Any = RowsInMemory) -> Listening:
     if setting == BY_ID:
         agreed = replace(agreed, schema=replace(agreed.schema, id="site"))
         rows = replace(rows, subject=hash_subjects(f"site {row // 5}" for row in range(rows.n_rows)))
-    talk = Listening(agreed, spread(rows, np.arange(rows.n_rows) % 3), hold=hold)
+    options: dict[str, Any] = {}
+    if setting == OWN:
+        agreed = with_own_functions(agreed)
+        options = {"functions": OWN_FILES.functions(), "policy": msgspec.structs.replace(OPEN, functions=OWN_HASHES)}
+    talk = Listening(agreed, spread(rows, np.arange(rows.n_rows) % 3), hold=hold, **options)
     talk.finish()
     return talk
 

@@ -280,6 +280,7 @@ def _sample(kind: Any) -> Any:
         int: 7,
         float | None: 0.5,
         tuple[int, ...]: (1, 2),
+        tuple[messages.Awaited, ...]: (messages.Awaited("histograms", 1, "<i8", (1, 2, 3), 2, (5, 6)),),
         dict[str, int]: {"aurora": 3},
         messages.LogCheckpoint: shown,
         dict[str, messages.LogCheckpoint]: {"aurora": shown},

@@ -169,6 +169,7 @@ class Hand:
         """Member -> its status, output and errors."""
         found = {}
         for name, process in self.processes.items():
-            out, errors = process.communicate(timeout=HANG_S)
+            # Whoever finds nobody any more gives up after its own wait_s.
+            out, errors = process.communicate(timeout=2 * HANG_S)
             found[name] = (process.returncode, out, errors)
         return found

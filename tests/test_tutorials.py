@@ -51,6 +51,7 @@ FILES = {
     "how-to/deploy.md",
     "how-to/a-process-died.md",
     "how-to/larger-than-memory.md",
+    "how-to/many-parties.md",
     "how-to/run-a-service.md",
     "how-to/use-the-console.md",
 }

@@ -245,6 +245,16 @@ def error_kinds() -> dict[str, type[HansaError]]:
     return found
 
 
+def no_memory(fault: MemoryError) -> HansaError:
+    """The error for a process that was given no more memory, and the cure."""
+    asked = f" ({fault})" if str(fault) else ""
+    cure = 'for a party whose rows are many, by_column = true or [engine] kind = "disk" in its file takes less'
+    return HansaError(
+        f"this process was given no more memory{asked}; free some, or let it have more; {cure} (hansa check says how much)",
+        cure=cure,
+    )
+
+
 def in_words(error: Exception) -> str:
     """What an error says for a sentence: of one of the system its words, without its number."""
     return (isinstance(error, OSError) and error.strerror) or str(error)

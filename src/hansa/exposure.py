@@ -63,6 +63,15 @@ STATISTICS: Mapping[bool, str] = {
 }
 """Whether the plan has statistics in the model -> what that says."""
 
+COLLECTED = (
+    "A collector can read every sum that one of its parties sends, and knows whose it is. From these sums it can reconstruct rows: "
+    "which bin each value is in, and the label. Plan as if a collector had the binned table of every one of its parties.",
+    "The aggregator can read the sums over each collector's parties ({}), and every sum of a party without a collector. From sums "
+    "over few parties or rows it can reconstruct rows, too. A collector and the aggregator together know what the aggregator alone "
+    "would know without collectors.",
+)
+"""What is said in a plan with collectors in place of what the aggregator can read."""
+
 FEW_ROWS = 2000
 """A party with fewer rows is told of a base score in the plan."""
 
@@ -195,7 +204,11 @@ def exposure(plan: Plan) -> tuple[str, ...]:
         if plan.mode == MASKED and is_drawn(len(plan.parties))
         else ()
     )
-    return EXPOSURE[plan.mode] + refitted + masked + checked + told + own + folded + tried + without
+    basic = EXPOSURE[plan.mode]
+    if plan.collectors:
+        of_parties = "; ".join(f"{name}: {', '.join(own)}" for name, own in plan.collectors)
+        basic = (*(sentence.format(of_parties) for sentence in COLLECTED), *basic[2:])
+    return basic + refitted + masked + checked + told + own + folded + tried + without
 
 
 def exposure_lines(plan: Plan) -> list[str]:

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET
 
 from hansa.consortium.model_signature import key_file
-from hansa.errors import DataError, HansaError, PlanError
+from hansa.errors import DataError, HansaError, PlanError, in_words
 from hansa.files import read_whole
 from hansa.library.fit import Run
 from hansa.model import Model
@@ -101,7 +101,9 @@ def _history(path: Path) -> dict[str, list[tuple[int, float | None]]]:
     try:
         record = msgspec.json.decode(read_whole(path), type=Record)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: is no record of a run: {error}; give the file that `record` names") from error
+        raise DataError(
+            f"{path}: is no record of a run: {in_words(error)}; give the file that `record` names"
+        ) from error
     history = getattr(record, "history", UNSET)
     if history is UNSET:
         return {}

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from hansa.data.coding import CodedTable, read_coded
 from hansa.data.frames import columns_of, open_columns
 from hansa.data.schema import UNSEEN, date_rule
-from hansa.errors import DataError, HansaError, PlanError
+from hansa.errors import DataError, HansaError, PlanError, in_words
 from hansa.files import read_whole, write_whole
 from hansa.node.cores import cores
 from hansa.trees.ensemble import Ensemble, ImportanceKind, Unseen
@@ -64,7 +64,7 @@ class Model:
         try:
             return cls(read_whole(Path(path), MOST_BYTES))
         except (DataError, OSError, ValueError) as error:
-            raise DataError(f"{path}: {error}") from error
+            raise DataError(f"{path}: {in_words(error)}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model as XGBoost JSON, mode 0600; whole or not at all. Raises OutputError."""

@@ -635,7 +635,7 @@ def test_classes_are_printed_as_a_table(classes):
     [
         (("--mode", "federated", "--set", "num_class=3"), "write objective = 'multi:softprob'"),
         (("--set", "num_class=4", "--mode", "secure-aggregation"), "write objective = 'multi:softprob'"),
-        ((), "for several classes num_class in coopetitive mode"),
+        ((), "for classes 0, 1, 2, ... multi:softprob and num_class"),
     ],
 )
 def test_classes_that_cannot_be_had_are_refused(classes, options, fragment):

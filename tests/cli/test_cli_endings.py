@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from click.testing import CliRunner
 
 import hansa as package
+from hansa.cli.main import main
 from hansa.consortium.identity import fingerprint, load_identity
 from hansa.consortium.members import read_members
 from hansa.errors import OutputError
@@ -544,3 +546,36 @@ def test_names_in_a_plan_and_cells_in_a_table_cannot_drive_a_terminal(consortium
         assert "\x1b" not in shown, arguments
         assert "\x07" not in shown, arguments
         assert not any(line.startswith("hansa: all is well") for line in shown.splitlines()), arguments
+
+
+@pytest.mark.parametrize("said", ["", "Unable to allocate 1.4 GiB"])
+def test_a_party_without_memory_ends_with_one_sentence_that_says_what_takes_less(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch, said: str
+):
+    (consortium.folder / "plan.toml").write_text(ABORTING)
+
+    def short(*arguments: object, **named: object) -> None:
+        raise MemoryError(said)
+
+    monkeypatch.setattr("hansa.node.summed.own_rows", short)
+    ended = CliRunner().invoke(
+        main, ["party", str(write_member(consortium.folder, "aurora", 1, record="aurora-record.json"))]
+    )
+    assert ended.exit_code == 1
+    assert len(ended.stderr.splitlines()) == 1
+    for part in ("given no more memory", 'kind = "disk"', said):
+        assert part in ended.stderr
+    kept = record(consortium, "aurora")
+    assert (kept["state"], kept["error"]["text"] in ended.stderr) == ("failed", True)
+
+
+def test_any_command_without_memory_says_so(consortium: Consortium, monkeypatch: pytest.MonkeyPatch):
+    def short(*arguments: object, **named: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("hansa.node.check.check_table", short)
+    ended = CliRunner().invoke(
+        main, ["check", str(consortium.folder / "plan.toml"), str(consortium.folder / "aurora.csv")]
+    )
+    assert (ended.exit_code, ended.stderr.count("\n")) == (1, 1)
+    assert "given no more memory" in ended.stderr

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import duckdb
 import pytest
@@ -15,6 +17,7 @@ from hansa.transport.recording import read_transcript
 from made_consortium import PARTIES, Consortium, assert_refused, hansa, write_member
 
 AURORA = PARTIES[0]
+NOTHING: Mapping[str, object] = MappingProxyType({})
 ENGINE = {"kind": "ray", "address": "local", "workers": 2}
 
 
@@ -31,13 +34,15 @@ def parts(consortium: Consortium) -> Path:
     return folder
 
 
-def trained(consortium: Consortium, **changes: object) -> tuple[bytes, dict[str, list[tuple[str, bytes]]]]:
+def trained(
+    consortium: Consortium, others: Mapping[str, object] = NOTHING, **changes: object
+) -> tuple[bytes, dict[str, list[tuple[str, bytes]]]]:
     """The model of a run, and what passed aurora's connection."""
     transcripts = consortium.folder / ("engine" if "engine" in changes else "alone")
     hub, port = consortium.start_hub()
     ends = [
         consortium.start_party(AURORA, port, transcript=transcripts.name, **changes),
-        consortium.start_party(PARTIES[1], port),
+        consortium.start_party(PARTIES[1], port, **others),
     ]
     assert [each.end()[0] for each in (*ends, hub)] == [0, 0, 0]
     frames = [(each.direction, bytes(each.frame)) for each in read_transcript(transcripts / f"{AURORA}.frames")]
@@ -72,6 +77,40 @@ def test_what_is_wrong_with_an_engine_is_said_before_anything_is_read(
     engine = {key: value for key, value in (ENGINE | changes).items() if value is not None}
     path = write_member(consortium.folder, AURORA, 1, table=parts.name, engine=engine)
     assert_refused(hansa("party", path), *fragments)
+
+
+FUNCTION = """
+import numpy as np
+from pathlib import Path
+
+with (Path(__file__).parent / "ran").open("a") as file:
+    file.write("once\\n")
+
+
+def errors(margins, labels, weights):
+    return (margins - labels) * weights, weights
+"""
+
+
+def test_workers_run_a_function_only_where_the_policy_allows_it(consortium: Consortium, parts: Path):
+    """Refused, no file is run and no worker starts; allowed, the model is that of rows in one process."""
+    pytest.importorskip("ray")
+    folder = consortium.folder
+    (folder / "errors.py").write_text(FUNCTION)
+    sha256 = hashlib.sha256(FUNCTION.encode()).hexdigest()
+    custom = f'[custom_objective]\nsha256 = "{sha256}"\ngradient_bound = 8.0\nhessian_bound = 1.0\n'
+    own = 'objective = "reg:squarederror"\nbase_score = 0.0\n'
+    text = (folder / "plan.toml").read_text()
+    text = re.sub(r'objective = "binary:logistic"\n', own, text)
+    (folder / "plan.toml").write_text(f"{text}\n{custom}")
+    given = {"table": parts.name, "custom_objective": "errors.py"}
+    path = write_member(folder, AURORA, 1, engine=ENGINE, **given)
+    assert_refused(hansa("party", path), "the custom objective", "(functions)")
+    assert not (folder / "ran").exists()
+    allowed = {"custom_objective": "errors.py", "policy": {"least_party_rows": 1, "functions": [sha256]}}
+    model, _ = trained(consortium, others=allowed, **allowed, table=parts.name)
+    again, _ = trained(consortium, others=allowed, **allowed, table=parts.name, engine=ENGINE)
+    assert again == model
 
 
 def test_an_engine_needs_files(consortium: Consortium):

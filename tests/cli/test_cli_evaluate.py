@@ -110,3 +110,16 @@ def test_what_cannot_be_is_refused(folder, tmp_path):
     assert_refused(hansa("evaluate", model, table, "--plan", none_out), "the plan holds no rows out: training saw all")
     assert_refused(hansa("evaluate", model, table, "--label", "alarms"), "alarms")
     assert_refused(hansa("evaluate", table, table, "--label", "fault"), "cells.csv")
+
+
+def test_a_model_beside_one_of_the_own_rows_alone(folder):
+    given = (folder / "model8.json", folder / "cells.csv", "--plan", folder / "plan.toml", "--alone")
+    found = json.loads(hansa("evaluate", *given, "--json").stdout)
+    assert found["names"] == ["common", "own"]
+    assert (found["first"]["rounds"], found["second"]["rounds"], found["second"]["held_out"]) == (8, 3, True)
+    shown = hansa("evaluate", *given)
+    assert "of the common model" in shown.stdout
+    for lacking in (given[:2] + given[4:], (*given, "--against", folder / "model1.json")):
+        refused = hansa("evaluate", *lacking, "--label", "fault")
+        assert refused.exit_code == 2
+        assert "--alone needs --plan, and does not go with --against" in refused.stderr

@@ -136,6 +136,7 @@ def test_every_key_of_a_plan_file_stands_in_by_key_and_what_is_left_out_is_a_def
     if plan.coopetitive is not None:
         elsewhere = {
             "members.aggregator",
+            "members.collectors",
             *(key for key in keys if key.startswith(("custom_objective.", "custom_metric.", "search."))),
         }
         assert {key for key in values if not key.startswith("parameters.")} == keys - elsewhere

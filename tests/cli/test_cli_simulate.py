@@ -126,6 +126,14 @@ def test_one_process_and_many_give_the_same_model_and_say_as_much(in_process, ov
             assert 0 < other[key] - member[key] < 4000, (name, key)
 
 
+def test_collectors_give_the_same_model(in_process, table, tmp_path):
+    given = (*BASE, *QUICK, "--in-process", "--collectors", "2", "--save", tmp_path / "model.json")
+    result = hansa("simulate", table, *given)
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert (tmp_path / "model.json").read_bytes() == in_process.model
+    assert json.loads(result.stdout)["members"].keys() == set(PARTIES.values())
+
+
 def test_the_page_shows_the_numbers_and_loads_nothing(in_process):
     page = (in_process.folder / "page.html").read_text(encoding="utf-8")
     summary = in_process.summary

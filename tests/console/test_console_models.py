@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import hansa as library
+from hansa.console import models
 from hansa.service.store import ServiceRun
 from hansa.views.palette import DARK, LIGHT, SERIES
 from made_console import Desk, put_model, send
@@ -75,7 +76,7 @@ def test_a_model_shows_its_curves_and_what_it_looks_at(desk: Desk, folder: Path)
 
 def test_a_page_with_pictures_passes_the_strict_policy(desk: Desk):
     client = desk.signed_in("viewer")
-    for path in ("/models/a1b2", "/models/a1b2/rows", "/models/a1b2/against/c3d4", "/data/1"):
+    for path in ("/models/a1b2", "/models/a1b2/rows", "/models/a1b2/alone", "/models/a1b2/against/c3d4", "/data/1"):
         answer = client.get(path)
         assert answer.status_code == 200, (path, answer.text)
         assert "<svg" in answer.text, path
@@ -116,6 +117,32 @@ def test_two_models_are_compared_on_own_rows(desk: Desk):
     assert shown["found"]["first"]["rounds"] == 6
     assert shown["found"]["second"]["rounds"] == 1
     assert shown["found"]["first_loss"] < shown["found"]["second_loss"]
+
+
+def test_a_model_stands_beside_one_of_own_rows_alone(desk: Desk, folder: Path):
+    client = desk.signed_in("viewer")
+    assert client.get("/api/models/a1b2").json()["held_out"] is True
+    assert '<a href="/models/a1b2/alone">' in client.get("/models/a1b2").text
+    shown = client.get("/api/models/a1b2/alone").json()
+    (folder / "held.toml").write_text(HELD_OUT)
+    given = (folder / "model6.json", folder / "aurora.csv", "--plan", folder / "held.toml", "--alone", "--json")
+    assert shown["found"] == json.loads(hansa("evaluate", *given).stdout)
+    assert shown["found"]["names"] == ["common", "own"]
+    page = client.get("/models/a1b2/alone").text
+    assert '<th scope="col">own</th>' in page or ">own<" in page
+    assert shown["facts"] in page.replace("&#39;", "'")
+
+
+def test_one_model_of_own_rows_is_trained_at_a_time(desk: Desk):
+    """Many who ask for it do not train as many models."""
+    client = desk.signed_in("viewer")
+    models._beside_own.cache_clear()
+    with models._training:
+        refused = client.get("/models/a1b2/alone")
+    assert refused.status_code == 404
+    assert "a model of own rows is being trained here" in refused.text
+    assert client.get("/models/a1b2/alone").status_code == 200
+    assert models._beside_own.cache_info().currsize == 1
 
 
 def test_files_are_saved_and_a_changed_model_is_not_shown(desk: Desk, folder: Path):

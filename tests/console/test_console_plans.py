@@ -15,7 +15,7 @@ from hansa.consortium.identity import load_identity, save_identity
 from hansa.consortium.versions import read_pinned
 from hansa.plan import parse_plan
 from made_console import Desk, send
-from made_consortium import HUB, PLAN, make_consortium
+from made_consortium import HUB, PLAN, hansa, make_consortium
 from made_services import approved
 
 MASKED = PLAN.replace("federated", "secure-aggregation").replace(
@@ -223,3 +223,45 @@ def test_a_plan_of_the_protected_mode_is_approved_as_well(folder: Path, tmp_path
     digest = digest_at(send(client, "/plans/bring", written(signed.envelope)))
     assert send(client, f"/plans/{digest}/approve").status_code == 303
     assert "all have approved it" in client.get(f"/plans/{digest}").text
+
+
+def test_the_command_lists_a_services_plans_as_the_console_does(folder: Path, tmp_path: Path):
+    """Of a proposal that waits, one that is rejected, one that became a run, and a file that does not hold."""
+    aurora = desk_of(folder, "aurora", tmp_path)
+    client, service = aurora.signed_in(), str(aurora.member.service.path)
+    assert hansa("plan", "list", "--service", service).stdout.strip() == "no plan"
+    texts = [PLAN.replace('name = "test"', f'name = "{name}"') for name in ("waits", "no", "runs")]
+    waits, no, runs = (digest_at(send(client, "/plans/bring", proposed(folder, text))) for text in texts)
+    assert send(client, f"/plans/{no}/reject", reason="too many trees").status_code == 303
+    signed = read_proposal(
+        aurora.member.service.proposals_of(aurora.member.service.consortia[0]) / f"{runs}.json", None
+    )
+    for name in ("aurora", "borealis"):
+        signed = approve(signed, load_identity(folder / f"{name}.identity"))
+    send(client, "/plans/bring", written(signed.envelope))
+    assert "all have approved" in client.get("/").text
+    kept = aurora.member.service.proposals_of(aurora.member.service.consortia[0])
+    forged = json.loads((kept / f"{waits}.json").read_text())
+    forged["signatures"][0]["sig"] = forged["signatures"][0]["sig"][::-1]
+    (kept / "forged.json").write_text(json.dumps(forged))
+    told = json.loads(hansa("plan", "list", "--service", service, "--json").stdout)
+    assert told == client.get("/api/plans").json()
+    assert {each["proposal"]["name"]: each["mine"] for each in told["plans"]} == {
+        "waits": "waits", "no": "rejected", "runs": "approved",
+    }  # fmt: skip
+    shown = hansa("plan", "list", "--service", service).stdout
+    for words in ("REFUSED", "forged.json", "rejected by aurora", "approved; give", "waits for this member"):
+        assert words in shown, shown
+    aurora.put(run=runs[:16], plan="runs", state="running")
+    assert f"run {runs[:16]}" in hansa("plan", "list", "--service", service).stdout
+
+
+@pytest.mark.parametrize(
+    "given", [(), ("--members", "members.toml", "--service", "aurora.toml"), (".", "--service", "aurora.toml")]
+)
+def test_a_list_is_of_a_folder_or_of_a_service(folder: Path, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...]):
+    monkeypatch.chdir(folder)
+    (folder / "aurora.toml").touch()
+    refused = hansa("plan", "list", *given)
+    assert refused.exit_code == 2
+    assert "--service alone for those of a service" in " ".join(refused.stderr.split())

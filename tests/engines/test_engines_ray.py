@@ -9,10 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import duckdb
+import msgspec
 import numpy as np
 import pytest
 
 from conversation import Conversation
+from engine_runs import OWN_FILES, OWN_HASHES, with_own_functions
 from hansa.data.query import Parts
 from hansa.data.source import Rows
 from hansa.engines import ray_workers
@@ -22,10 +24,10 @@ from hansa.engines.shard import ShardSource
 from hansa.engines.sharded_rows import ShardedRows
 from hansa.errors import DataError, PlanError
 from hansa.plan import Plan
-from hansa.roles.summed.custom import NO_FUNCTIONS
+from hansa.roles.summed.custom import NO_FUNCTIONS, FunctionFile, FunctionFiles
 from hansa.roles.summed.rows_in_memory import RowsInMemory
 from hansa.trees.worker_pool import ALONE
-from made_tables import FEATURES, NAMES, plan, spread, table, take
+from made_tables import FEATURES, NAMES, OPEN, plan, spread, table, take
 
 PARTIES = NAMES[:2]
 SETTINGS = RaySettings(address="local", workers=3)
@@ -112,6 +114,39 @@ def test_sums_are_added_in_pairs_where_the_parts_are(cluster, tmp_path, monkeypa
     assert held.label_counts() == here.label_counts()
     os.kill(processes(workers)[1], signal.SIGKILL)
     np.testing.assert_array_equal(held.count_magnitudes(), here.count_magnitudes())
+    workers.close()
+
+
+def test_workers_run_the_files_of_functions_themselves(cluster, tmp_path):
+    """They get the files, for a function of such a file cannot be pickled."""
+    given = plan(PARTIES, objective="reg:squarederror", base_score=0.0, evaluation=0.2, eval_metric=["rmse"])
+    given = with_own_functions(given)
+    rows = table(240, "reg:squarederror")
+    tables = spread(rows, np.arange(rows.n_rows) % 2)
+    options = {"functions": OWN_FILES.functions(), "policy": msgspec.structs.replace(OPEN, functions=OWN_HASHES)}
+    alone = Conversation(given, tables, **options)
+    alone.finish()
+    files = write(tmp_path / "aurora", tables["aurora"], 3)
+    told = [replace(source, functions=OWN_FILES) for source in sources(given, "aurora", files)]
+    workers = RayWorkers(SETTINGS, told)
+    held = ShardedRows(workers, "aurora")
+
+    def hold(*arguments):
+        return held if arguments[1] == "aurora" else RowsInMemory(*arguments)
+
+    talk = Conversation(given, tables, hold=hold, **options)
+    talk.finish()
+    assert talk.aggregator.outcome.model == alone.aggregator.outcome.model
+    workers.close()
+
+
+def test_a_file_of_a_function_that_fails_at_a_worker_is_told(cluster, tmp_path):
+    given = with_own_functions(plan(PARTIES, objective="reg:squarederror", base_score=0.0, evaluation=0.2))
+    files = write(tmp_path / "rows", table(60, "reg:squarederror"), 3)
+    broken = FunctionFiles(FunctionFile("custom_objective", "flat.py", b"1 / 0"), OWN_FILES.metric)
+    workers = RayWorkers(SETTINGS, [replace(source, functions=broken) for source in sources(given, "aurora", files)])
+    with pytest.raises(PlanError, match=r"flat\.py: the file cannot be run: ZeroDivisionError"):
+        ShardedRows(workers, "aurora")
     workers.close()
 
 

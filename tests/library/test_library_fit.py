@@ -437,3 +437,35 @@ def test_a_metric_of_ones_own_is_told_last_and_stops_training(mode):
 def test_a_metric_that_cannot_be_had_is_refused_in_words(given, said):
     with pytest.raises(PlanError, match=said):
         hansa.fit(hansa.split(cells(), by="operator"), label="fault", **given)
+
+
+def test_collectors_give_the_same_model_and_are_told_of():
+    parties = hansa.split(cells(), by="operator")
+    given = {"label": "fault", "rounds": 3, "evaluation_fraction": 0.3, "alone": False}
+    without = hansa.fit(parties, **given)
+    for collectors, named in (
+        (2, (("collector-1", ("aurora", "cirrus-ag")), ("collector-2", ("borealis",)))),
+        ({"west": ["Cirrus AG", "aurora"]}, (("west", ("aurora", "cirrus-ag")),)),
+    ):
+        run = hansa.fit(parties, collectors=collectors, **given)
+        assert run.plan.collectors == named
+        assert run.model.to_json() == without.model.to_json()
+        assert run.history == without.history
+        assert {name: own.bytes_up for name, own in run.members.items()}.keys() == {"Cirrus AG", "aurora", "borealis"}
+        assert any(sentence.startswith("A collector can read every sum") for sentence in run.exposure)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"collectors": 4}, "collectors is 4; expected 0 to 3"),
+        ({"collectors": -1}, "collectors is -1; expected 0 to 3"),
+        ({"collectors": True}, "expected a number, or a mapping .*found bool"),
+        ({"collectors": {"west": ["dune"]}}, "'dune' is none of the parties"),
+        ({"collectors": 2, "mode": "secure-aggregation"}, "members.collectors goes with mode 'federated' only"),
+        ({"collectors": 2, "mode": "coopetitive"}, "members.collectors goes with mode 'federated' only"),
+    ],
+)
+def test_collectors_that_cannot_be_had_are_refused(given, words):
+    with pytest.raises(PlanError, match=words):
+        hansa.fit(hansa.split(cells(), by="operator"), label="fault", rounds=1, **given)

@@ -893,6 +893,7 @@ def test_every_key_is_listed():
             on_dropout="continue",
             continue_after_s=60.0,
         ),
+        replace(PLAN, mode="federated", on_dropout="abort", collectors=(("west", PLAN.parties[:1]),)),
         *(
             replace(PLAN, evaluation_fraction=0.5, parameters=measured, release=Release(metric="auc", **bound))
             for measured in [replace(PLAN.parameters, eval_metric=("auc",))]
@@ -935,6 +936,7 @@ def test_every_key_is_listed():
         "start_model",
         "on_dropout",
         "continue_after_s",
+        "collectors",
     }
 
 

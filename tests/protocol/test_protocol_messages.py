@@ -29,9 +29,11 @@ from hansa.protocol.messages import (
     AnnounceKey,
     AnyMessage,
     AskLogs,
+    Awaited,
     CheckpointSigned,
     Claim,
     Close,
+    Collect,
     CommitKey,
     ConfirmKeys,
     Contribution,
@@ -57,6 +59,7 @@ from hansa.protocol.messages import (
     Mark,
     Message,
     OpenLogs,
+    PassOn,
     QuantiseGradients,
     Received,
     Relay,
@@ -83,7 +86,7 @@ from hansa.protocol.messages import (
     to_tensor,
 )
 
-WHO = "Party|Member|Owner|Server|Receiver|Aggregator|Hub|party|aggregator|member|owner|server|receiver|hub"
+WHO = "Party|Member|Owner|Server|Receiver|Aggregator|Hub|party|aggregator|member|owner|server|receiver|hub|collector"
 INT64 = st.integers(-(2**63), 2**63 - 1)
 FLOATS = st.floats(allow_nan=False)
 TEXT = st.text(max_size=20)
@@ -97,7 +100,9 @@ HASHES = st.binary(max_size=40)
 INDEXES = st.lists(INT64, max_size=3).map(tuple)
 PROOFS = st.builds(LogProof, INT64, INT64, INDEXES, INDEXES, st.lists(HASHES, max_size=3).map(tuple))
 LOGS = st.builds(LogCheckpoint, HASHES, INT64, HASHES, HASHES, st.lists(PROOFS, max_size=2).map(tuple))
+AWAITED = st.builds(Awaited, TEXT, INT64, TEXT, INDEXES, INT64, INDEXES)
 FIELDS = {
+    tuple[Awaited, ...]: st.lists(AWAITED, max_size=3).map(tuple),
     LogCheckpoint: LOGS,
     dict[str, LogCheckpoint]: st.dictionaries(TEXT, LOGS, max_size=3),
     dict[str, int]: st.dictionaries(TEXT, INT64, max_size=4),
@@ -197,6 +202,8 @@ def test_the_list_of_messages_is_closed():
         "Contribution",
         "VouchRows",
         "ShowRows",
+        "Collect",
+        "PassOn",
         "Explain",
         "Finish",
         "Received",
@@ -524,10 +531,11 @@ def test_both_ways_are_listed():
         KeysCommitted,
     }  # fmt: skip
     up = {Join, SignCheckpoint, CommitKey, AnnounceKey, ConfirmKeys, Contribution, VouchRows, Received, TellLevels}
+    collectors = {Collect, PassOn}
     coopetitive = {Relay, Done, Close}
     logs = {OpenLogs, LogsOpened, ShowLog, LogsShown, AskLogs, CountersignLogs, LogsCountersigned}
-    assert down | up | coopetitive | logs | {Abort} | set(SEALED) == set(MESSAGES)
-    assert len(down) + len(up) + len(coopetitive) + len(logs) + len(SEALED) + 1 == len(MESSAGES)
+    assert down | up | collectors | coopetitive | logs | {Abort} | set(SEALED) == set(MESSAGES)
+    assert len(down) + len(up) + len(collectors) + len(coopetitive) + len(logs) + len(SEALED) + 1 == len(MESSAGES)
 
 
 @settings(max_examples=50, deadline=None)

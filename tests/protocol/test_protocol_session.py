@@ -20,6 +20,7 @@ from hansa.protocol.messages import (
     AnnounceKey,
     CheckpointSigned,
     Close,
+    Collect,
     CommitKey,
     ConfirmKeys,
     Contribution,
@@ -36,6 +37,7 @@ from hansa.protocol.messages import (
     KeysCommitted,
     KeysConfirmed,
     Message,
+    PassOn,
     QuantiseGradients,
     Received,
     Relay,
@@ -56,6 +58,8 @@ from hansa.protocol.session import (
     AGGREGATOR,
     AGGREGATOR_MASKED,
     AGGREGATOR_VERIFYING,
+    COLLECTOR,
+    COLLECTOR_OF_PARTIES,
     DESCRIBING_AGGREGATOR,
     DESCRIBING_AGGREGATOR_MASKED,
     DESCRIBING_AGGREGATOR_VERIFYING,
@@ -144,6 +148,16 @@ def test_every_state_but_the_last_hears_of_an_abort(table, first):
             assert legal[Abort] == ("aborted",)
 
 
+def test_a_collector_takes_what_its_parties_and_the_aggregator_take():
+    """It stands between them: towards each it is the other, and no message is lost on the way."""
+    kinds = [{kind for legal in table.values() for kind in legal} for table in (COLLECTOR, COLLECTOR_OF_PARTIES)]
+    party, aggregator = ({kind for legal in table.values() for kind in legal} for table in (PARTY, AGGREGATOR))
+    assert kinds == [party | {Collect, PassOn}, aggregator]
+    assert reachable(COLLECTOR, "registering") | {"passing", "finished"} == set(COLLECTOR) == set(COLLECTOR_OF_PARTIES)
+    assert all(legal[Abort] == ("aborted",) for legal in COLLECTOR.values())
+    assert not COLLECTOR_OF_PARTIES["aborted"]
+
+
 def test_every_message_has_a_place_and_a_direction():
     keys_down, keys_up = {ExchangeKeys, KeysConfirmed}, {AnnounceKey, ConfirmKeys}
     down, up = ({kind for legal in table.values() for kind in legal} for table in (PARTY, AGGREGATOR))
@@ -155,6 +169,7 @@ def test_every_message_has_a_place_and_a_direction():
     logs = (logs_down | logs_up) - {Abort}
     others = {*keys_down, *keys_up, *coopetitive, *SEALED, *describing, *resuming, *logs, ShowRows, VouchRows}
     others |= {CommitKey, KeysCommitted}  # of masks over a drawn graph
+    others |= {Collect, PassOn}  # of collectors
     assert down | up == set(MESSAGES) - others
     assert down & up == {Abort}
     assert up == {Join, TellLevels, Contribution, Received, Abort}

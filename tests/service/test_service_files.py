@@ -91,6 +91,15 @@ def test_plans_that_do_not_fit_this_member_are_refused(folder: Path):
     assert "least_mode" in refusal(folder, plan, "party", policy={"least_mode": "secure-aggregation"})
 
 
+def test_a_service_takes_no_plan_with_collectors_and_plays_none(folder: Path, tmp_path: Path):
+    """It dials the consortium's hub, and a party's collector is elsewhere."""
+    apart = make_consortium(tmp_path)
+    text = PLAN.replace('["aurora", "borealis"]', '["aurora"]\ncollectors = { borealis = ["aurora"] }', 1)
+    plan = approved(apart, text.replace('name = "test"', 'name = "collected"'), "collected")
+    assert "'collected' has members.collectors, and a service dials" in refusal(apart, plan, "party")
+    assert_refused(hansa("collector", apart / "plan.toml", "--service"), "a service runs no collector")
+
+
 def test_the_first_source_that_fits_a_plans_name_is_taken(folder: Path):
     sources = [{"plans": ["cells-*", "te?t"], "table": "borealis.csv"}, {"table": "aurora.csv"}]
     service = read_service_file(write_service(folder, "aurora", 1, sources=sources))
@@ -277,8 +286,9 @@ def test_a_back_up_is_restored_without_the_states_of_runs(tmp_path: Path):
     [
         "../x", "runs/a/b/plan.json", "runs/../member.toml", "/etc/passwd", "runs/a1/key.pem", "proposals/only/key.pem",
         "proposals/only/../" + 64 * "a" + ".json", f"proposals/only/away/{64 * 'a'}.json", "withdrawals/only/.json",
-        "withdrawals/only/a/b.json", "withdrawals/b.json", "changes/only/a.json", "members/key.pem", "invitations/only/..json",
-        "invitations/east.json",
+        "withdrawals/only/a/b.json", "withdrawals/b.json", "drafts/.toml", "drafts/../x.toml", "drafts/a/b.toml", "changes/only/a.json",
+        "changes/a.key", "invitations/a.json", "invitations/../a.json", "reports/a1.pdf", "reports/../../a.html", "reports/a/b.html",
+        "members/key.pem", "members/only/a.json",
     ],
 )  # fmt: skip
 def test_a_back_up_with_other_files_is_refused_and_nothing_is_written(tmp_path: Path, entry: str):
@@ -332,7 +342,8 @@ def test_a_back_up_has_what_was_proposed_and_what_was_taken_back(tmp_path: Path)
     assert not service.state.exists()
 
 
-def test_a_back_up_has_changes_that_are_under_way_and_each_is_checked(tmp_path: Path):
+def test_a_back_up_has_what_was_begun_in_the_console_and_changes_are_checked(tmp_path: Path):
+    """A change of keys that others have signed would have to be signed by all of them anew."""
     folder = make_consortium(tmp_path)
     own = {name: load_identity(folder / f"{name}.identity", Unlocking(None)) for name in (HUB, "aurora", "borealis")}
     begun = found("nordic", [each.card() for each in own.values()], own[HUB])
@@ -346,14 +357,23 @@ def test_a_back_up_has_changes_that_are_under_way_and_each_is_checked(tmp_path: 
     service.invitations_of(consortium).mkdir(parents=True)
     invitation, _ = invite(held, "east", own["aurora"])
     (service.invitations_of(consortium) / "east.json").write_bytes(invitation)
-    kept = {path: path.read_bytes() for path in service.state.rglob("*.json")}
-    assert len(kept) == 3
+    for name in ("drafts/Cells_2.toml", "reports/a1b2.html", "reports/a1b2-borealis.json"):
+        path = service.state / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(name)
+    kept = {path: path.read_bytes() for path in service.state.rglob("*") if path.is_file() and path.suffix != ".sqlite"}
+    assert len(kept) == 6
+    for name in ("changes/.only.json.partial", "drafts/notes.txt"):
+        (service.state / name).write_text(name)
     archive = tmp_path / "aurora.tar"
     assert hansa("backup", "--service", service.path, "--save", archive).exit_code == 0
     service.state.rename(tmp_path / "lost")
     restored = hansa("restore", archive, "--service", service.path)
     assert restored.exit_code == 0, restored.output
-    assert {path: path.read_bytes() for path in service.state.rglob("*.json")} == kept
+    for path, content in kept.items():
+        assert (path.read_bytes(), path.stat().st_mode & 0o777) == (content, 0o600), path
+    assert not (service.state / "drafts/notes.txt").exists()
+    assert [path.name for path in (service.state / "changes").iterdir()] == ["only.json"]
     # What was changed in the archive, or is of another consortium, is refused, and nothing is written.
     service.state.rename(tmp_path / "lost again")
     other = found("nordic", [own["borealis"].card()], own["aurora"])
@@ -368,7 +388,7 @@ def test_a_back_up_has_changes_that_are_under_way_and_each_is_checked(tmp_path: 
         ("invitations/only/east.json", invitation[:-40] + b"}", "cannot be restored"),
         ("members/only.json", b"{}", "is damaged"),
         ("members/only.json", b'{"version":2,"digest":"' + b"ab" * 32 + b'"}', "does not go on from version 2"),
-        ("changes/else.json", kept[service.change_of(consortium)], "no place for them"),
+        ("changes/else.json", kept[service.change_of(consortium)], "does not name"),
     ):
         bad = tmp_path / "bad.tar"
         with tarfile.open(bad, "w") as opened:

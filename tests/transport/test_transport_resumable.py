@@ -264,6 +264,17 @@ def test_what_a_send_that_failed_found_comes_before_what_the_member_says_when_it
     assert [received(hub) for _ in range(3)] == [("north", b"1"), ("north", b"2"), ("north", b"3")]
 
 
+def test_last_words_that_ask_for_an_answer_get_none_on_a_line_that_is_gone(net):
+    hub = net.hub()
+    north = net.connect(hub, "north")
+    asked(hub, north, "north")
+    asking = north._delivery.signal(FLUSH)
+    hub._inner.drop("north", "the line broke")
+    hub._cut(MemberLost("north", "the line broke", broken=True, unread=(asking,)))
+    assert not hub._sessions["north"].linked
+    assert "north" in hub._away
+
+
 def test_who_left_is_lost_to_whoever_sends_to_it(net):
     hub = net.hub()
     north = net.connect(hub, "north")

@@ -38,7 +38,7 @@ from hansa.cli.service import COMMANDS as SERVICE_COMMANDS
 from hansa.cli.service import serve
 from hansa.cli.signals import Interrupted, interrupting
 from hansa.data.schema import DECIMAL_SIGNS, UNSEEN
-from hansa.errors import AGAIN, REFUSED, HansaError, exit_status
+from hansa.errors import AGAIN, REFUSED, HansaError, exit_status, no_memory
 from hansa.files import failed
 from hansa.plan import LEAF_BITS_RANGE, LEAST_MIN_CELL_ROWS, MODES, SERVER_LINKS
 from hansa.printable import printable
@@ -107,6 +107,11 @@ class Commands(click.Group):
 
                 ending.tell(failure_of(error))
                 status = exit_status(error)
+            except MemoryError as fault:
+                from hansa.node.record import failure_of
+
+                ending.tell(failure_of(no_memory(fault)))
+                status = REFUSED
             except OSError as error:
                 if error.errno == errno.EPIPE:
                     raise
@@ -259,6 +264,8 @@ def own_metric(command: Command) -> Command:
 @click.option("--report", type=PATH, help="Where to write what was found as a page of HTML with pictures.")
 @click.option("--transcript", type=PATH, help="Folder for every frame that passed.")
 @click.option("--in-process", is_flag=True, help="One process, no sockets.")
+@click.option("--collectors", type=click.IntRange(0), default=0, metavar="N",
+              help="Federated: so many members add up the sums of about as many parties each.")  # fmt: skip
 @long_running
 def simulate(
     train: Path, test: Path | None, test_fraction: float | None,
@@ -267,7 +274,7 @@ def simulate(
     least_choices: int | None, leaf_bits: int | None, label_range: tuple[float, float] | None,
     evaluation_fraction: float, unseen: str, alone: bool, pooled: bool, save: Path | None, report: Path | None,
     transcript: Path | None,
-    in_process: bool, as_json: bool, **options: Any,
+    in_process: bool, collectors: int, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Split table TRAIN into parties, train them together, and compare.
 
@@ -319,6 +326,7 @@ def simulate(
         least_choices=least_choices,
         leaf_bits=leaf_bits,
         unseen=unseen,
+        collectors=collectors,
     )
     with output.telling(not as_json) as tell:
         result = simulation.simulate(train_rows, test_rows, chosen, tell)
@@ -561,6 +569,12 @@ def party(member_file: Path, describe: Path | None, report: Path | None, as_json
 
 
 @member_command
+def collector(member_file: Path, as_json: bool, as_service: bool) -> None:
+    """Run the collector that MEMBER_FILE describes: wait for its parties, and add up what they send to the aggregator."""
+    _run("collector", member_file, as_json, as_service)
+
+
+@member_command
 def hub(member_file: Path, as_json: bool, as_service: bool) -> None:
     """Run the hub of a coopetitive plan that MEMBER_FILE describes: wait for all members, relay what they seal.
 
@@ -591,6 +605,8 @@ def _run(
 ) -> None:
     """Run a member, unless another command is for it; say what came of it. With `save` the run describes the pooled table."""
     if as_service:
+        if command == "collector":
+            raise HansaError("a service runs no collector; leave --service out, and name the collector's own file")
         if save is not None or report is not None:
             raise HansaError("--service goes without --describe and --report: a service trains; leave them out")
         serve(command, member_file, as_json, click.get_current_context().find_root().obj.log_format)
@@ -714,6 +730,9 @@ def predict(
 )
 @click.option("--plan", type=EXISTING, help="Score only those rows of TABLE that this plan held out.")
 @click.option("--against", type=EXISTING, metavar="MODEL", help="Another model, to compare on the same rows.")
+@click.option(
+    "--alone", is_flag=True, help="Compare with a model of TABLE's own rows only, by --plan, on those that it held out."
+)
 @click.option("--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True,
               help="Of two classes, 1 is predicted where its probability is above.")  # fmt: skip
 @click.option("--bins", type=click.IntRange(2, 100), default=10, show_default=True, help="Of the calibration.")
@@ -726,7 +745,7 @@ def predict(
 @long_running
 def evaluate(
     model: Path, table: Path, labels: tuple[str, ...], classes: tuple[str, ...] | None, plan: Path | None, against: Path | None,
-    threshold: float, bins: int, base_margin: tuple[str, ...], decimal: str, report: Path | None, as_json: bool,
+    alone: bool, threshold: float, bins: int, base_margin: tuple[str, ...], decimal: str, report: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Hold MODEL to the labelled rows of TABLE: metrics, calibration, confusion, importance. Nothing leaves this machine."""
     from hansa.cli import output
@@ -735,6 +754,7 @@ def evaluate(
     from hansa.plan import read_plan
     from hansa.prediction import read_model
     from hansa.simulation.evaluation import Evaluation, compare_models, evaluate_model, question_of
+    from hansa.simulation.own_model import advice_of, compare_with_own
     from hansa.views.drawing import check_drawing
     from hansa.views.html import page_html
 
@@ -745,8 +765,13 @@ def evaluate(
     question = question_of(
         labels, classes, agreed, decimal=decimal, base_margin=base_margin, threshold=threshold, bins=bins
     )
-    if against is None:
-        found: Any = evaluate_model(read_model(model), table, question)
+    if alone and (plan is None or against is not None):
+        raise click.UsageError("--alone needs --plan, and does not go with --against")
+    if alone:
+        found: Any = compare_with_own(read_model(model), table, question)
+        warn([text for text in (advice_of(found),) if text])
+    elif against is None:
+        found = evaluate_model(read_model(model), table, question)
     else:
         found = compare_models(read_model(model), read_model(against), (table, table), question)
     warn(found.warnings if isinstance(found, Evaluation) else found.first.warnings)

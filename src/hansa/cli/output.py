@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +24,16 @@ from rich.table import Table
 from hansa.node import logs, notices
 from hansa.node.events import Event, FoldBegan, Noticed, OnEvent, Stage, TrialBegan, line_of
 from hansa.node.fold_scores import FoldScores, scores_table
-from hansa.node.record import AggregatorRecord, Bytes, HubRecord, PartyRecord, Record, SharedRecord, known
+from hansa.node.record import (
+    AggregatorRecord,
+    Bytes,
+    CollectorRecord,
+    HubRecord,
+    PartyRecord,
+    Record,
+    SharedRecord,
+    known,
+)
 from hansa.node.trial_scores import SearchScores
 from hansa.printable import printable, size
 from hansa.roles.run import Progress, Registered
@@ -223,6 +232,13 @@ def print_record(record: Record, model: Path | None) -> None:
                 f"received {size(known(record.bytes_down))}"
             )
             _print_model(record.model_sha256, model, "party")
+        case CollectorRecord():
+            table = Table(title=f"{record.member}: sums of {len(known(record.roster))} parties", title_justify="left")
+            _add_traffic(table, known(record.roster), known(record.traffic))
+            out.print(table)
+            out.print(
+                f"sent {size(known(record.bytes_up))} to the aggregator, received {size(known(record.bytes_down))}"
+            )
         case HubRecord():
             _print_hub(record)
             if len(record.roles) > 1:
@@ -250,14 +266,24 @@ def _print_search(found: SearchScores) -> None:
     print_tables(f"{len(found.trials)} trials; {found.direction} {found.metric}; {best}", [found.table()])
 
 
+def _add_traffic(table: Table, roster: tuple[tuple[str, int, int], ...], traffic: Mapping[str, Bytes]) -> None:
+    """A line for each party with its rows and bytes; without bytes where it has a collector, whose line comes behind them."""
+    for column in ("party", "rows", "held out", "up", "down"):
+        table.add_column(column, justify="left" if column == "party" else "right")
+    for name, rows, held in roster:
+        own = traffic.get(name)
+        sizes = ("", "") if own is None else (size(own.bytes_up), size(own.bytes_down))
+        table.add_row(name, f"{rows:,}", f"{held:,}", *sizes)
+    parties = {name for name, _, _ in roster}
+    for name, own in traffic.items():
+        if name not in parties:
+            table.add_row(f"{name} (collector)", "", "", size(own.bytes_up), size(own.bytes_down))
+
+
 def _print_aggregator(record: AggregatorRecord) -> None:
     """What each party sent, and how long it took."""
     table = Table(title=f"{record.mode}, {record.trees} trees", title_justify="left")
-    for column in ("party", "rows", "held out", "up", "down"):
-        table.add_column(column, justify="left" if column == "party" else "right")
-    for name, rows, held in known(record.roster):
-        traffic: Bytes = known(record.traffic)[name]
-        table.add_row(name, f"{rows:,}", f"{held:,}", size(traffic.bytes_up), size(traffic.bytes_down))
+    _add_traffic(table, known(record.roster), known(record.traffic))
     out.print(table)
     for name, values in known(record.history).items():
         if values and values[-1] is not None:

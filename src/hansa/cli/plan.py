@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -284,47 +285,42 @@ def withdraw(
 @plan.command("list")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), required=False)
 @click.option(
-    "--members",
-    "members_file",
-    type=EXISTING,
-    help="The consortium's file, or a members file whose identities you compared.",
+    "--members", "members_file", type=EXISTING, help="The consortium's file, or a members file: for a FOLDER."
 )
 @click.option(
-    "--service", "service_file", type=EXISTING, help="In place of both: list the plans of this service's file."
+    "--service", "service_file", type=EXISTING, help="This member's service's file: its plans, in place of a FOLDER."
 )
 @AS_JSON
 def list_(folder: Path | None, members_file: Path | None, service_file: Path | None, as_json: bool) -> None:
-    """List the proposals in FOLDER, who approved and who rejected each; or those of a service, and what became of each."""
-    if service_file is not None:
-        if folder is not None or members_file is not None:
-            raise click.UsageError("--service stands for FOLDER and --members; give it alone")
-        _list_of_service(service_file, as_json)
-        return
-    if members_file is None:
-        raise click.UsageError("give --members, or --service")
-    from hansa.consortium.versions import read_pinned
+    """List the proposals in FOLDER, or of a service: who approved and who rejected each, and what it became."""
     from hansa.node.events import line_of
-    from hansa.node.proposals import list_proposals
 
-    found = list_proposals(folder or Path(), read_pinned(members_file))
-    click.echo(line_of(found) if as_json else "\n".join(found.lines()))
+    if (members_file is None) == (service_file is None) or (service_file is not None and folder is not None):
+        raise click.UsageError(
+            "give --members for the proposals of a FOLDER, or --service alone for those of a service"
+        )
+    if members_file is not None:
+        from hansa.consortium.versions import read_pinned
+        from hansa.node.proposals import list_proposals
 
-
-def _list_of_service(service_file: Path, as_json: bool) -> None:
+        found = list_proposals(folder or Path(), read_pinned(members_file))
+        click.echo(line_of(found) if as_json else "\n".join(found.lines()))
+        return
     from hansa.cli import output
     from hansa.service.config import read_service_file
-    from hansa.service.plans import plans_of
+    from hansa.service.plan_list import plans_of
     from hansa.service.store import Store
 
-    service = read_service_file(service_file, open_keys=False)
-    store = Store(service.name, service.state, service.database)
-    found = plans_of(service, store)
-    store.close()
+    assert service_file is not None
+    file = read_service_file(service_file, open_keys=False)
+    with contextlib.closing(Store(file.name, file.state, file.database)) as store:
+        plans = plans_of(file, store)
     if as_json:
-        output.print_line(found)
+        output.print_line(plans)
         return
-    refused = "\n".join(printable(f"REFUSED {own.text}") for own in found.refused)
-    output.print_tables(refused or ("" if found.plans else "no proposals"), [found.table()] if found.plans else [])
+    for each in plans.refused:
+        click.echo(printable(f"REFUSED {each.text}"))
+    output.print_tables("" if plans.plans else "no plan", [plans.table()] if plans.plans else [])
 
 
 @plan.command()

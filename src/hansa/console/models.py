@@ -6,6 +6,7 @@ Of rows only sums are shown, and only to this member's own people.
 from __future__ import annotations
 
 import functools
+import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -33,10 +34,14 @@ from hansa.simulation.evaluation import (
     model_views,
     question_of,
 )
+from hansa.simulation.own_model import advice_of, compare_with_own
 from hansa.views.chart import View
 
 MOST_TABLE_BYTES = 2**29
 """Of a table that a page is made of; larger ones are for the command line."""
+
+MOST_TRAINED_BYTES = 2**26
+"""Of a table that a page trains a model of."""
 
 THRESHOLDS = tuple(percent / 100 for percent in (5, 10, 20, 30, 40, 50, 60, 70, 80, 90))
 """That a page offers."""
@@ -57,7 +62,8 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         provenance: what the member's signed statement says, line by line; empty where there is none, or where it does not hold.
         fault: why the statement does not hold; empty where it does, or where there is none.
         signed: whether the model's OpenSSF signature is here; what `provenance` says then holds of it too.
-        own_rows: whether this member has a table to hold the model to. others: runs with models of the same kind, to compare.
+        own_rows: whether this member has a table to hold the model to. held_out: whether the plan held rows
+            out. others: runs with models of the same kind, to compare.
         views: learning curves, importance, and the plan's summary of SHAP values.
     """
 
@@ -72,6 +78,7 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     fault: str
     signed: bool
     own_rows: bool
+    held_out: bool
     others: tuple[ServiceRun, ...]
     views: tuple[View, ...]
 
@@ -100,6 +107,16 @@ class ModelsCompared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     views: tuple[View, ...]
 
 
+class ModelAndOwn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The common model of `run`, and one that is trained on this member's own rows only. advice: where that one is better."""
+
+    run: ServiceRun
+    found: Comparison
+    facts: str
+    advice: str
+    views: tuple[View, ...]
+
+
 def models(member: Member, asked: Asked) -> ModelsView:
     """A page of the list."""
     paging = asked.paging(member.store.count(models=True))
@@ -124,6 +141,7 @@ def model(member: Member, asked: Asked) -> ModelView:
         fault=fault,
         signed=path.with_name(SIGNATURE_FILE).is_file(),
         own_rows=_table_of(member, plan) is not None,
+        held_out=plan.evaluation_fraction > 0,
         others=tuple(others),
         views=(*curves_of(member, run), *model_views(ensemble), *shap_of(member, run)),
     )
@@ -145,6 +163,22 @@ def compared(member: Member, asked: Asked) -> ModelsCompared:
     plan, table = _rows_of(member, run)
     found = _compared(Stamp.of(path), Stamp.of(other), Stamp.of(table), _question(plan, 0.5))
     return ModelsCompared(run=run, against=against, found=found, facts=found.facts(), views=found.views())
+
+
+def alone(member: Member, asked: Asked) -> ModelAndOwn:
+    """One model beside one of this member's own rows only, which is trained here, one at a time. Raises NotThere, HansaError."""
+    run, path = _model_of(member, asked.get("run"))
+    plan, table = _rows_of(member, run, MOST_TRAINED_BYTES)
+    if not plan.evaluation_fraction:
+        raise NotThere(f"plan {plan.name!r} held no rows out to compare on")
+    known = Stamp.of(path), Stamp.of(table), _question(plan, 0.5)
+    if not _training.acquire(blocking=False):
+        raise NotThere("a model of own rows is being trained here; load this page again when that one is there")
+    try:
+        found = _beside_own(*known)
+    finally:
+        _training.release()
+    return ModelAndOwn(run=run, found=found, facts=found.facts(), advice=advice_of(found), views=found.views())
 
 
 def model_file(member: Member, asked: Asked) -> Offered:
@@ -221,6 +255,15 @@ def _compared(first: Stamp, second: Stamp, table: Stamp, known: _Known) -> Compa
     return compare_models(*models, (table.path, table.path), known.question)
 
 
+_training = threading.Lock()
+"""Held while a model of own rows is trained: one at a time."""
+
+
+@functools.lru_cache(maxsize=16)
+def _beside_own(model: Stamp, table: Stamp, known: _Known) -> Comparison:
+    return compare_with_own(read_model(Path(model.path)), Path(table.path), known.question)
+
+
 def _model_of(member: Member, name: str) -> tuple[ServiceRun, Path]:
     """A run and its model's file, which is what the run gave. Raises NotThere, OutputError."""
     run = run_of(member, name)
@@ -258,13 +301,13 @@ def _table_of(member: Member, plan: Plan) -> Path | None:
     return member.service.path.parent.absolute() / source.table
 
 
-def _rows_of(member: Member, run: ServiceRun) -> tuple[Plan, Path]:
+def _rows_of(member: Member, run: ServiceRun, most: int = MOST_TABLE_BYTES) -> tuple[Plan, Path]:
     plan = _plan_of(member, run)
     table = _table_of(member, plan)
     if table is None:
         raise NotThere(f"this member has no table that is a file for plan {plan.name!r}; use `hansa evaluate`")
-    if not table.is_file() or table.stat().st_size > MOST_TABLE_BYTES:
-        raise NotThere(f"{table.name} is no single file of at most {MOST_TABLE_BYTES:,} bytes; use `hansa evaluate`")
+    if not table.is_file() or table.stat().st_size > most:
+        raise NotThere(f"{table.name} is no single file of at most {most:,} bytes; use `hansa evaluate`")
     return plan, table
 
 

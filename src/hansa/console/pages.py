@@ -15,7 +15,7 @@ from hansa.console import consortium, data, drafts, home, models, plans, policy,
 from hansa.console.actions import Done, Form, Offered
 from hansa.console.book import Role
 from hansa.console.member import Asked, Member
-from hansa.service.plans import PlansView
+from hansa.service.plan_list import PlansView
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,14 @@ PAGES = (
         models.ModelOnRows,
         "on_rows.html.j2",
         "hansa evaluate",
+    ),
+    Page(
+        "/models/{run}/alone",
+        "Model and own model",
+        models.alone,
+        models.ModelAndOwn,
+        "alone.html.j2",
+        "hansa evaluate --alone",
     ),
     Page(
         "/models/{run}/against/{against}",

@@ -37,7 +37,7 @@ from hansa.node.proposals import Listed, kind_of
 from hansa.plan import COOPETITIVE, MASKED, Plan, write_plan
 from hansa.service.config import Consortium
 from hansa.service.inbox import proposal_in, submit
-from hansa.service.plans import ListedPlan, PlansView, listed_in, plans_of, read_kept
+from hansa.service.plan_list import ListedPlan, PlansView, checked_proposal, listed_in, plans_of
 from hansa.service.proposals import forget_proposal, keep_proposal, keep_rejection
 
 LAST_RUNS = 200
@@ -99,7 +99,7 @@ class PlanView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def plans(member: Member, _: Asked) -> PlansView:
-    """All proposals that are here."""
+    """All proposals that were brought here."""
     return plans_of(member.service, member.store, lambda consortium, folder: _list(member, consortium, folder))
 
 
@@ -264,7 +264,7 @@ def kept_proposal(member: Member, digest: str) -> tuple[Consortium, Proposal]:
         for consortium in member.service.consortia:
             path = member.proposals(consortium) / f"{digest}.json"
             if path.is_file():
-                return consortium, read_kept(path, consortium, member.store)
+                return consortium, checked_proposal(path, consortium, member.store)
     raise NotThere("this proposal was not brought here; bring its file first")
 
 

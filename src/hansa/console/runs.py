@@ -16,11 +16,13 @@ from hansa.console.actions import Done, Form
 from hansa.console.member import PAGE_ROWS, Asked, Member, NotThere, Paging, first_row
 from hansa.errors import HansaError
 from hansa.files import read_whole
+from hansa.node.fold_scores import FoldScores
 from hansa.node.record import AggregatorRecord, Failure, PartyRecord, Record
+from hansa.node.trial_scores import SearchScores
 from hansa.service.store import ServiceRun
 from hansa.service.supervisor import EVENTS_FILE
 from hansa.simulation.evaluation import is_higher_better, shap_view
-from hansa.views.chart import View
+from hansa.views.chart import View, number
 from hansa.views.training import curves_view
 
 LAST_EVENTS = 50
@@ -68,6 +70,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         run: as the service keeps it. over: whether nothing of it is left to do. started, ended: of its record; empty where not known.
         trees: metrics by tree. bytes_up, bytes_down: what left this member so far, and came. phases: where its time went.
         rows: of this member's table, or None. failure: what ended it, or None. events: the last ones, the newest first.
+        scores: what a plan of folds, or of a search, found, at the members that know it: the aggregator, or compute servers.
         record: whether there is one to look at.
     """
 
@@ -82,6 +85,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     rows: int | None
     failure: Failure | None
     events: tuple[ShownEvent, ...]
+    scores: tuple[View, ...]
     record: bool
 
 
@@ -117,6 +121,7 @@ def run(member: Member, asked: Asked) -> RunView:
         rows=_rows(record),
         failure=None if record is None else record.error,
         events=tuple(_shown(event) for event in list(reversed(events))[:LAST_EVENTS]),
+        scores=() if record is None else scores_of(record),
         record=record is not None,
     )
 
@@ -133,6 +138,42 @@ def shap_of(member: Member, found: ServiceRun) -> tuple[View, ...]:
     record = _record(member.service.runs / found.folder) if found.folder else None
     shap = record.shap if isinstance(record, PartyRecord | AggregatorRecord) else UNSET
     return (shap_view(shap, "all parties' rows"),) if shap is not UNSET and shap else ()
+
+
+def scores_of(record: Record) -> tuple[View, ...]:
+    """Means over folds, round by round, or all trials of a search; nothing where the plan has neither, or this member does not know."""
+    views: list[View] = []
+    folds = getattr(record, "cross_validation", UNSET)
+    if isinstance(folds, FoldScores):
+        at = folds.best_round
+        rows = [
+            (name, f"{number(own.mean[at - 1])} ± {number(own.std[at - 1])}") for name, own in folds.history.items()
+        ]
+        views.append(
+            View(
+                name="folds",
+                title=f"{folds.folds} folds",
+                note=f"Mean ± standard deviation over folds after {at} rounds, the best by {folds.metric}. No model was released.",
+                table=(("metric", "mean ± deviation"), *rows),
+            )
+        )
+        for place, (name, own) in enumerate(folds.history.items()):
+            points = {f"{name}, mean over folds": list(enumerate(own.mean, 1))}
+            view = curves_view(name, is_higher_better(name), points)
+            views.append(msgspec.structs.replace(view, name=f"folds-{place}"))
+    search = getattr(record, "search", UNSET)
+    if isinstance(search, SearchScores):
+        found = "no trial has a value" if search.best is None else f"trial {search.best} is the best"
+        given = ", ".join(f"{name} = {value}" for name, value in search.best_parameters.items())
+        views.append(
+            View(
+                name="search",
+                title=f"{len(search.trials)} trials",
+                note=f"{search.direction} {search.metric}: {found}{f', with {given}' if given else ''}. No model was released.",
+                table=tuple(map(tuple, search.table())),
+            )
+        )
+    return tuple(views)
 
 
 def curves(trees: tuple[TreeMetrics, ...]) -> tuple[View, ...]:

@@ -14,7 +14,7 @@ from hansa.console.accounts import Sessions
 from hansa.console.app import Console
 from hansa.console.book import Book
 from hansa.console.member import Member
-from hansa.errors import TransportError
+from hansa.errors import TransportError, in_words
 from hansa.service.config import read_service_file
 from hansa.service.store import Store
 
@@ -108,7 +108,7 @@ def serve(made: Listening, there: Callable[[Listening], None]) -> None:
         )
         config.load()
     except (OSError, ssl.SSLError) as error:
-        raise TransportError(f"--tls-certificate, --tls-key: cannot be used: {error}") from error
+        raise TransportError(f"--tls-certificate, --tls-key: cannot be used: {in_words(error)}") from error
     if config.ssl is not None:
         config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
     server = _Server(config, lambda: there(made))

@@ -22,7 +22,7 @@ from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import Signature, SSlibKey
 
 from hansa.consortium.identity import Identity
-from hansa.errors import IdentityError, PlanError
+from hansa.errors import IdentityError, PlanError, in_words
 from hansa.files import read_whole
 
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
@@ -100,7 +100,7 @@ def read_envelope(path: Path) -> EnvelopeJson:
     try:
         content = read_whole(path, MOST_BYTES)
     except (OSError, ValueError) as error:
-        raise PlanError(f"{path}: is no signed statement ({error}); ask for the file anew") from error
+        raise PlanError(f"{path}: is no signed statement ({in_words(error)}); ask for the file anew") from error
     return envelope_of(content, str(path))
 
 

@@ -60,7 +60,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             two sums is the part of whoever left, came or changed.
         least_party_rows: k. A plan of a protected mode must ask for at least three parties with so many rows each
             (`privacy.min_party_rows`), or more.
-        aggregators, servers, receivers: names that may have this role, the hub of a coopetitive plan among the aggregators.
+        aggregators, servers, receivers: names that may have this role. Among the aggregators are the hub of a coopetitive plan, and all
+            collectors: a collector reads its parties' sums as an aggregator does.
         features, labels: columns that may be used; the weight among the features.
         least_min_cell_rows, least_min_child_weight: of the plan.
         least_rows_of_others, most_rows_of_others: training rows that all other parties together must, and that each other party
@@ -132,7 +133,16 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             yield "least_party_rows", text, k >= self.least_party_rows
         more = (*(() if plan.schema.weight is None else (plan.schema.weight,)), *plan.schema.base_margin)
         for key, what, names, allowed in (
-            ("aggregators", "aggregator" if plan.coopetitive is None else "hub", (plan.hub,), self.aggregators),
+            (
+                "aggregators",
+                "hub"
+                if plan.coopetitive is not None
+                else "aggregator or collector"
+                if plan.collectors
+                else "aggregator",
+                (plan.hub, *dict(plan.collectors)),
+                self.aggregators,
+            ),
             ("servers", "server", plan.servers, self.servers),
             ("receivers", "receiver", plan.receivers, self.receivers),
             ("features", "feature", (*plan.schema.features, *more), self.features),

@@ -36,7 +36,7 @@ from hansa.consortium.envelopes import (
 from hansa.consortium.identity import Identity
 from hansa.consortium.members import Members
 from hansa.consortium.model_signature import verify_signature
-from hansa.errors import IdentityError, PlanError
+from hansa.errors import IdentityError, PlanError, in_words
 from hansa.files import read_whole, write_whole
 from hansa.plan import Plan
 
@@ -186,7 +186,7 @@ def verify_model(model: Path, statements: Sequence[Path], members: Members, sign
     try:
         digest = hashlib.sha256(read_whole(model)).hexdigest()
     except (OSError, ValueError) as error:
-        raise PlanError(f"{model}: cannot be read ({error}); name a model file") from error
+        raise PlanError(f"{model}: cannot be read ({in_words(error)}); name a model file") from error
     vouching: dict[str, datetime] = {}
     transcripts: dict[str, str] = {}
     first: ProvenancePredicate | None = None

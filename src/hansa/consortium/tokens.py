@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from hansa.consortium.key_files import read_pin
 from hansa.declared import decode
-from hansa.errors import IdentityError
+from hansa.errors import IdentityError, in_words
 from hansa.toml import read_toml, write_toml
 
 PIN_VARIABLE: Final = "HANSA_PKCS11_PIN"
@@ -194,5 +194,5 @@ def _told(place: TokenFile) -> Iterator[None]:
         yield
     except (pkcs11.exceptions.PKCS11Error, RuntimeError, OSError) as error:
         why = next((text for kind, text in known.items() if isinstance(error, kind)), "")
-        text = why or f"the token refuses ({type(error).__name__} {error}); look at its vendor's tool"
+        text = why or f"the token refuses ({type(error).__name__} {in_words(error)}); look at its vendor's tool"
         raise IdentityError(f"{place.module}, token {place.token!r}: {text}", cure=why) from error

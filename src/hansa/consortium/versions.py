@@ -43,7 +43,7 @@ from hansa.consortium.envelopes import (
 )
 from hansa.consortium.identity import Card, Identity, fingerprint
 from hansa.consortium.members import CardTable, Members, Revoked, Standing, card_of, members_of, read_members, table_of
-from hansa.errors import IdentityError
+from hansa.errors import IdentityError, in_words
 from hansa.files import read_whole, write_whole
 from hansa.plan import MEMBER_NAME
 
@@ -334,7 +334,7 @@ def read_consortium(path: Path) -> Consortium:
         content = read_whole(path, MOST_BYTES)
     except (OSError, ValueError) as error:
         raise IdentityError(
-            f"{path}: is no {SIGNED_FILE.removeprefix('a ')} ({error}); ask a member for its copy"
+            f"{path}: is no {SIGNED_FILE.removeprefix('a ')} ({in_words(error)}); ask a member for its copy"
         ) from error
     return consortium_of(content, str(path))
 

@@ -418,7 +418,9 @@ def _refuse_mixtures(table: OpenTable, name: str, column: Column, texts: npt.NDA
     found = repr(texts[row][:SHOWN_CHARACTERS])
     others = f" (and {stray - 1} more texts)" if stray > 1 else ""
     among = f"{others} among {numbers} numbers" if numbers else others
-    cure = "leave the cell empty where the value is missing; for categories name the column with --categorical"
+    cure = (
+        "leave the cell empty where the value is missing; for categories name the column (--categorical, categorical=)"
+    )
     if why is not None:
         found, cure = f"{found} ({why.what})", why.cure
     violation = SchemaViolation(*table.place(int(row)), name, A_NUMBER, f"{found}{among}", cure)

@@ -34,7 +34,7 @@ from hansa.data.database import read_parts, read_table
 from hansa.data.parts import PARQUET, parts_of
 from hansa.data.query import DatabaseQuery, Parts, Query, Source
 from hansa.data.schema import Level
-from hansa.errors import DataError
+from hansa.errors import DataError, in_words
 
 CHUNK = 1 << 20
 """Bytes of a file read at a time."""
@@ -449,7 +449,7 @@ def _scan(path: Path, packed: bool) -> tuple[bool, bool]:
         except (OSError, EOFError, zlib.error) as error:
             if not packed:
                 raise
-            raise _unreadable(str(path), f"broken gzip data ({error})") from error
+            raise _unreadable(str(path), f"broken gzip data ({in_words(error)})") from error
     return odd, trailing or before.endswith(tuple(signs))
 
 

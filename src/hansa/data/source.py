@@ -680,8 +680,8 @@ def role_rules(role: Role, column: Column, label_kind: LabelKind, limit: float =
         yield (
             np.isfinite(values) & (values != 0) & (values != 1),
             "label 0 or 1",
-            "code the two classes as 0 and 1 (for other numbers take objective reg:squarederror, for several classes num_class in "
-            "coopetitive mode)",
+            "code the two classes as 0 and 1 (for other numbers take objective reg:squarederror, for classes 0, 1, 2, ... "
+            "multi:softprob and num_class)",
         )
     elif label_kind == "not negative":
         yield (

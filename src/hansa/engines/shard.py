@@ -17,7 +17,7 @@ from hansa.data.query import Parts
 from hansa.data.schema import Schema
 from hansa.data.streamed import open_rows
 from hansa.plan import Plan
-from hansa.roles.summed.custom import NO_FUNCTIONS, Functions
+from hansa.roles.summed.custom import NO_FUNCTION_FILES, FunctionFiles, Functions
 from hansa.roles.summed.party_rows import Int64
 from hansa.roles.summed.rows_in_memory import RowsInMemory
 from hansa.trees.histogram import Layout
@@ -91,6 +91,7 @@ class ShardSource:
     Attributes:
         plan, owner, describes: as for `RowsInMemory`. parts: the files of this shard. schema: what they are held to.
         by_column: as for `streamed.open_rows`. threads: that compute at the worker.
+        functions: of the plan's custom objective and metric, which the member's policy has allowed.
     """
 
     plan: Plan
@@ -100,6 +101,7 @@ class ShardSource:
     by_column: bool | None
     threads: int
     describes: bool
+    functions: FunctionFiles = NO_FUNCTION_FILES
 
     def open(self, parts: Parts | None = None) -> contextlib.AbstractContextManager[Columns]:
         """The rows of the shard, or of some of its files. Raises DataError."""
@@ -118,7 +120,9 @@ class ShardWorker:
         self._source = source
         self._opened = contextlib.ExitStack()
         rows = self._opened.enter_context(source.open())
-        self._shard = Shard(source.plan, source.owner, rows, source.threads, NO_FUNCTIONS, source.describes)
+        self._shard = Shard(
+            source.plan, source.owner, rows, source.threads, source.functions.functions(), source.describes
+        )
 
     def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
         """As `Shard.call`, and what is asked before a run begins. Arrays that come from another process are copied: they are not to be

@@ -303,6 +303,7 @@ def fit(
     custom_metric: MetricFunction | None = None,
     metric_bound: float | None = None,
     maximize: bool = False,
+    collectors: int | Mapping[str, Sequence[str]] = 0,
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
     **parameters: Any,
@@ -376,6 +377,9 @@ def fit(
         With `custom_metric`: no row's value, which is at least 0, exceeds it.
     maximize : bool
         With `custom_metric`: whether a greater mean is better.
+    collectors : int or mapping of str to sequence of str
+        Federated: how many members without rows add up the sums of some parties for the aggregator, or by collector's name the parties
+        that it stands for. The model is the same.
     callbacks : sequence of objects
         As XGBoost's. After each round `after_iteration(model, epoch, evals_log)` is called. `model` is None, for nobody
         has it before the end. `epoch` counts rounds from 0. `evals_log` is {"evaluation": {metric: [value, ...]}} with the
@@ -453,6 +457,7 @@ def fit(
         unseen=unseen,
         rare_levels=tuple(rare_levels.items()),
         own_metric=own_metric(custom_metric, metric_bound, maximize),
+        collectors=_collectors(collectors, members),
     )
     heaviest = 1.0 if table.weight is None else float(table.weight.max())
     levels = dict(table.categories)
@@ -704,6 +709,22 @@ def _reporting(
             callbacks.after_round(event.trees, event.metrics)
 
     return report
+
+
+def _collectors(
+    given: int | Mapping[str, Sequence[str]], members: Mapping[str, str]
+) -> int | Mapping[str, Sequence[str]]:
+    """How many collectors, or each with its parties' member names; `members` has them by party. Raises PlanError."""
+    if isinstance(given, bool) or not isinstance(given, int | Mapping):
+        raise PlanError(
+            f"collectors: expected a number, or a mapping of names to parties, found {type(given).__name__}"
+        )
+    if isinstance(given, int):
+        return given
+    unknown = [party for own in given.values() for party in own if party not in members]
+    if unknown:
+        raise PlanError(f"collectors: {unknown[0]!r} is none of the parties {', '.join(members)}")
+    return {name: [members[party] for party in own] for name, own in given.items()}
 
 
 Traffic = Mapping[str, tuple[int, int]]

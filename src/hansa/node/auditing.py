@@ -149,7 +149,7 @@ class RunAudit:
     def _note(self, sender: str, receiver: str, kind: type[messages.Message], frame: Frame) -> None:
         if kind in (OpenLogs, ShowLog):
             return
-        if kind in (Welcome, Resume) and sender == self._plan.hub:
+        if kind in (Welcome, Resume) and sender in (self._plan.hub, self._plan.above(self._name)):
             self._begin(messages.decode(sender, frame))
         self._later.append((sender, receiver, kind, frame))
         # Of a frame that was sent nobody promises that it stays as it is, but of bytes.
@@ -295,7 +295,7 @@ class RunAudit:
         shown = MemberLogs(self._exchange(), alone=goes_on)
         run_member(shown, channel, limit_s, lambda: (self._plan.hub,))
         with self._ending(survives, shown.closing, lambda: _close_member(shown, channel, leave_within)):
-            yield lambda counted: CountingChannel(counted, self, self._plan.hub)
+            yield lambda counted: CountingChannel(counted, self, self._plan.above(self._name))
 
     @contextlib.contextmanager
     def hub_side(
@@ -366,12 +366,12 @@ class RunAudit:
 
 
 class CountingChannel:
-    """A channel whose frames are counted in the member's log. See `channel.Channel`."""
+    """A channel whose frames are counted in the member's log. See `channel.Channel`. above: the member at its other end."""
 
-    def __init__(self, channel: Channel, audit: RunAudit, hub: str) -> None:
+    def __init__(self, channel: Channel, audit: RunAudit, above: str) -> None:
         self._channel = channel
         self._audit = audit
-        self._hub = hub
+        self._hub = above
 
     def send(self, frame: Frame) -> None:
         """Send the frame and count it, whether it arrives or not."""

@@ -34,6 +34,7 @@ A member's own file:
     idle_limit_s = 86400                # optional: give up after so many seconds without a word; default: never
     reconnect_timeout_s = 60            # optional: seconds that a broken connection may take to be made anew
     memory_mb = 2000                    # a coopetitive server's, optional: what its shares may take; default: what is free
+    listen = "0.0.0.0:7466"             # a collector's: where its parties find it; in their files that is hub
     servers = { north = "0.0.0.0:7466", south = "10.0.0.2:7466", west = "10.0.0.3:7466" }
                                         # with server_links = "direct": where this server listens, and where the others are found,
                                         # but for one that is the hub
@@ -67,7 +68,7 @@ from hansa.data.query import DatabaseQuery, Query, fault_of_url
 from hansa.data.schema import Schema
 from hansa.declared import SECRET, decode
 from hansa.engines.settings import DiskSettings, EngineDocument, RaySettings, engine_of
-from hansa.errors import IdentityError, PlanError
+from hansa.errors import IdentityError, PlanError, in_words
 from hansa.files import read_text, read_whole
 from hansa.node.proposals import withdrawals
 from hansa.plan import COOPETITIVE, Plan, read_plan
@@ -156,6 +157,7 @@ class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ledger: FilePath | None = None
     memory_mb: Megabytes | None = None
     servers: dict[str, Address] | None = None
+    listen: Address | None = None
 
 
 PROTOCOLS = (f"hansa/{PROTOCOL_VERSION}",)
@@ -173,7 +175,8 @@ class MemberFile:
         plan, members, identity: what the files it names hold. folder: of the identity's files.
         proposal: that the plan is of, with its approvals; None where the file holds a plan alone.
         plan_path, members_path: where plan and members stand.
-        host, port: of the hub. proxy: to dial through, or None.
+        host, port: of the hub; of a party that has a collector, of that. listen: host and port where a collector listens, else None.
+        proxy: to dial through, or None.
         table: where this party's rows are: a path, or a query (over its files, or to its database); None where the file gives
             neither table nor source.
         by_column: whether it is read column by column and not into memory; None for a large one of Parquet files.
@@ -230,6 +233,7 @@ class MemberFile:
     by_column: bool | None = None
     engine: RaySettings | DiskSettings | None = None
     open_listener: OpenListener = listen
+    listen: tuple[str, int] | None = None
 
     @property
     def schema(self) -> Schema:
@@ -340,6 +344,7 @@ def read_member_file(path: Path, ask: Callable[[str], str] | None = None) -> Mem
         memory_limit=None if document.memory_mb is None else int(document.memory_mb * 1e6),
         idle_limit_s=document.idle_limit_s,
         servers=_server_addresses(document.servers, plan, path),
+        listen=_listening(document.listen, plan, identity.name, path),
         proxy=proxy_of(document.proxy, document.proxy_password_file, path),
         id=document.id,
         by_column=_by_column(document, plan, path),
@@ -462,10 +467,6 @@ def _engine(document: MemberDocument, plan: Plan, path: Path) -> RaySettings | D
     if isinstance(engine, DiskSettings):
         _check_disk(document, plan, path)
         return engine
-    if plan.custom_objective is not None or plan.custom_metric is not None:
-        raise PlanError(
-            f'{path}: engine.kind = "ray" does not go with a plan that has custom functions; leave engine out'
-        )
     parts = None if document.table is None else parts_of(path.parent / document.table)
     if parts is None or len(parts) < engine.workers:
         found = "none" if parts is None else f"{len(parts)}"
@@ -504,6 +505,20 @@ def _by_column(document: MemberDocument, plan: Plan, path: Path) -> bool | None:
     return False if plan.start_model else on_disk or document.by_column
 
 
+def _listening(given: str | None, plan: Plan, name: str, path: Path) -> tuple[str, int] | None:
+    """Where a collector listens. Raises PlanError where it does not say, or another member says."""
+    collects = name in dict(plan.collectors)
+    if not collects and given is not None:
+        raise PlanError(f"{path}: listen is for a collector of the plan, and {name!r} is none; leave it out")
+    if collects and given is None:
+        raise PlanError(
+            f"{path}: listen is missing; {name!r} is a collector of the plan: say where its parties find it, such as "
+            'listen = "0.0.0.0:7466"',
+            cure='say where its parties find it, such as listen = "0.0.0.0:7466"',
+        )
+    return None if given is None else address_of(given, "listen", path)
+
+
 def address_of(text: str, key: str, path: Path) -> tuple[str, int]:
     """Host and port of an `Address`."""
     host, _, port = text.rpartition(":")
@@ -534,7 +549,7 @@ def read_password(file: Path, what: str) -> str:
             raise PlanError(f"{file}: others can read this password; run: chmod 600 {file}")
         return read_text(file).strip()
     except (OSError, ValueError) as error:
-        raise PlanError(f"{file}: {what} cannot be read: {error}") from error
+        raise PlanError(f"{file}: {what} cannot be read: {in_words(error)}") from error
 
 
 def _server_addresses(given: Mapping[str, str] | None, plan: Plan, path: Path) -> dict[str, tuple[str, int]]:

@@ -75,7 +75,13 @@ def changes_of(before: Plan, after: Plan) -> tuple[Change, ...]:
 def roles_of(plan: Plan, name: str) -> tuple[str, ...]:
     """What a member does under a plan."""
     first = "hub" if plan.coopetitive is not None else "aggregator"
-    held = ((first, (plan.hub,)), ("party", plan.parties), ("server", plan.servers), ("receiver", plan.receivers))
+    held = (
+        (first, (plan.hub,)),
+        ("collector", dict(plan.collectors)),
+        ("party", plan.parties),
+        ("server", plan.servers),
+        ("receiver", plan.receivers),
+    )
     return tuple(role for role, names in held if name in names)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hansa.consortium.ledger import Entry, Ledger, Met, spent_under, split_under
 from hansa.data.query import paths_of
-from hansa.errors import PlanError
+from hansa.errors import PlanError, in_words
 from hansa.files import check_folder, check_outputs, read_whole
 from hansa.node import logs
 from hansa.node.config import MemberFile
@@ -49,6 +49,8 @@ def check_files(member: MemberFile) -> None:
     if member.transcript is not None:
         name = member.identity.name
         ends = {name, hub_end(member.plan)} if name == member.plan.hub else {name}
+        if name in dict(member.plan.collectors):
+            ends |= {f"{name}.hub"}
         what, names = f"{member.path}: transcript", [f"{end}.frames" for end in sorted(ends)]
         if survives(member) and member.state.exists():
             names = []
@@ -82,7 +84,7 @@ def read_start_model(member: MemberFile) -> bytes | None:
     try:
         return read_whole(member.start_model, MOST_BYTES)
     except (OSError, ValueError) as error:
-        raise PlanError(f"{member.path}: start_model {member.start_model} cannot be read: {error}") from error
+        raise PlanError(f"{member.path}: start_model {member.start_model} cannot be read: {in_words(error)}") from error
 
 
 def put_model(member: MemberFile, model: bytes | None) -> None:

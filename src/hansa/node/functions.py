@@ -6,31 +6,37 @@ import hashlib
 from pathlib import Path
 from types import FunctionType
 
-from hansa.errors import PlanError
+from hansa.errors import PlanError, in_words
 from hansa.files import read_whole
 from hansa.plan import Plan
-from hansa.roles.summed.custom import Functions
+from hansa.roles.summed.custom import FunctionFile, FunctionFiles, Functions
 
 MOST_FUNCTION_BYTES = 2**20
 """Of a file with a function."""
 
 
-def read_functions(plan: Plan, custom_objective: Path | None, custom_metric: Path | None) -> Functions:
-    """The functions of the plan's custom objective and metric, from the files that the member's own file names.
+def read_function_files(plan: Plan, custom_objective: Path | None, custom_metric: Path | None) -> FunctionFiles:
+    """The files of the plan's custom objective and metric, those that the member's own file names. Nothing in them is run.
 
-    The party's policy must have allowed their hashes before: the files' code runs here.
-
-    Raises PlanError: a file is missing, cannot be read, has another hash than the plan's, is no Python, or has not one function.
+    Raises PlanError: a file is missing, cannot be read, or has another hash than the plan's.
     """
     objective, metric = plan.custom_objective, plan.custom_metric
-    return Functions(
+    return FunctionFiles(
         _read("custom_objective", None if objective is None else objective.sha256, custom_objective),
         _read("custom_metric", None if metric is None else metric.sha256, custom_metric),
     )
 
 
-def _read(key: str, sha256: str | None, path: Path | None) -> FunctionType | None:
-    """The function that a key of the plan means, the one whose name begins with no underscore; None where the plan has no such key."""
+def read_functions(plan: Plan, custom_objective: Path | None, custom_metric: Path | None) -> Functions:
+    """The functions in those files. The party's policy must have allowed their hashes before: the files' code runs here.
+
+    Raises PlanError: as `read_function_files`, and where a file is no Python or has not one function.
+    """
+    return read_function_files(plan, custom_objective, custom_metric).functions()
+
+
+def _read(key: str, sha256: str | None, path: Path | None) -> FunctionFile | None:
+    """The file that a key of the plan means; None where the plan has no such key."""
     if sha256 is None:
         if path is not None:
             raise PlanError(f"{path}: the plan has no {key}; leave {key} out")
@@ -46,35 +52,19 @@ def _read(key: str, sha256: str | None, path: Path | None) -> FunctionType | Non
             f"{path}: the file's SHA-256 is {found[:16]}...; the plan's {key} has {sha256[:16]}...: ask for the "
             "file that the plan means"
         )
-    return _function(key, path, source)
+    return FunctionFile(key, str(path), source)
 
 
 def read_metric(path: Path) -> tuple[FunctionType, str]:
     """The function of a custom metric from a file, which is run, and the file's SHA-256. Raises PlanError, as `read_functions`."""
     source = _source(path)
-    return _function("custom_metric", path, source), hashlib.sha256(source).hexdigest()
+    return FunctionFile("custom_metric", str(path), source).function(), hashlib.sha256(source).hexdigest()
 
 
 def _source(path: Path) -> bytes:
     try:
         return read_whole(path, MOST_FUNCTION_BYTES)
     except (OSError, ValueError) as error:
-        raise PlanError(f"{path}: cannot be read: {error}; expected a Python file with one function") from error
-
-
-def _function(key: str, path: Path, source: bytes) -> FunctionType:
-    names: dict[str, object] = {"__name__": f"hansa_{key}", "__file__": str(path)}
-    try:
-        exec(compile(source, str(path), "exec"), names)  # the policy allowed this hash
-    except Exception as error:  # whatever the file raises
-        raise PlanError(f"{path}: the file cannot be run: {type(error).__name__}: {error}") from error
-    functions = [
-        value
-        for name, value in names.items()
-        if isinstance(value, FunctionType) and value.__module__ == names["__name__"] and not name.startswith("_")
-    ]
-    if len(functions) != 1:
         raise PlanError(
-            f"{path}: expected one function, found {len(functions)}; let the names of others begin with an underscore"
-        )
-    return functions[0]
+            f"{path}: cannot be read: {in_words(error)}; expected a Python file with one function"
+        ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -13,17 +13,19 @@ from hansa.consortium.identity import create_identity
 from hansa.consortium.policy import Policy
 from hansa.data.description import Description
 from hansa.data.source import Rows
-from hansa.errors import HansaError, ModelWithheld
+from hansa.errors import HansaError, ModelWithheld, TransportError
 from hansa.plan import Plan
 from hansa.roles.run import Progress, Purpose, run_hub
 from hansa.roles.shared.member import SharedMember
 from hansa.roles.shared.relay import RelayHub
 from hansa.roles.summed.aggregator import Aggregator, Outcome
+from hansa.roles.summed.branches import BranchedHub
+from hansa.roles.summed.collector import Collector
 from hansa.roles.summed.custom import NO_FUNCTIONS, Functions
 from hansa.roles.summed.party import Party
 from hansa.roles.summed.sum_masking import Signer
-from hansa.transport.channel import Hub, Traffic
-from hansa.transport.in_process import InProcessHub
+from hansa.transport.channel import Frame, Hub, Traffic
+from hansa.transport.in_process import Handler, InProcessHub
 from hansa.trees.worker_pool import WorkerPool
 
 HOLDER_POLICY = Policy(allow_two_parties=True, least_party_rows=0)
@@ -189,8 +191,16 @@ def _play(
         )
         for name, rows in tables.items()
     }
-    openings: dict[str, Iterable[bytes]] = {name: party.opening() for name, party in parties.items()}
-    inner = InProcessHub({name: party.handle for name, party in parties.items()}, order, opening=openings)
+    openings: dict[str, Iterable[Frame]] = {name: party.opening() for name, party in parties.items()}
+    handlers: dict[str, Handler] = {name: party.handle for name, party in parties.items()}
+    branches = {}
+    for name, own in plan.collectors:
+        below = InProcessHub(
+            {party: handlers.pop(party) for party in own}, order, opening={party: openings.pop(party) for party in own}
+        )
+        branches[name] = branch = InProcessBranch(Collector(plan, name, identities=identities), plan.aggregator, below)
+        handlers[name], openings[name] = branch.handle, branch.opening()
+    inner = InProcessHub(handlers, order, opening=openings)
     aggregator = Aggregator(
         plan,
         pool=pool,
@@ -200,12 +210,53 @@ def _play(
         start=start,
         purpose=purpose,
     )
+    hub = wrap(inner)
     try:
-        run_hub(aggregator, wrap(inner))
+        run_hub(aggregator, BranchedHub(hub, plan) if plan.collectors else hub)
     finally:
         for party in parties.values():
             party.erase()
-    return aggregator, parties, inner.traffic
+    traffic = dict(inner.traffic)
+    for branch in branches.values():
+        traffic |= branch.hub.traffic
+    return aggregator, parties, traffic
+
+
+class InProcessBranch:
+    """A collector and its parties, in this process, as a handler of the aggregator's hub.
+
+    Args:
+        role: the collector's. aggregator: its name. hub: to the collector's parties.
+    """
+
+    def __init__(self, role: Collector, aggregator: str, hub: InProcessHub) -> None:
+        self.hub = hub
+        self._role = role
+        self._aggregator = aggregator
+
+    def opening(self) -> Iterator[Frame]:
+        """What comes up before the aggregator has said anything."""
+        yield from self._below()
+
+    def handle(self, frame: memoryview) -> Iterator[Frame]:
+        """What comes up in answer to a frame of the aggregator."""
+        yield from self._deliver(self._role.from_above(frame))
+        yield from self._below()
+
+    def _below(self) -> Iterator[Frame]:
+        while self.hub.has_work():
+            try:
+                party, frame = self.hub.receive()
+            except TransportError:  # nobody had anything to say to the frames they were at
+                return
+            yield from self._deliver(self._role.from_party(party, frame))
+
+    def _deliver(self, frames: Iterable[tuple[str, Frame]]) -> Iterator[Frame]:
+        for recipient, frame in frames:
+            if recipient == self._aggregator:
+                yield frame
+            else:
+                self.hub.send(recipient, frame)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ from hansa.engines.settings import RaySettings
 from hansa.engines.shard import ShardSource
 from hansa.engines.sharded_rows import ShardedRows
 from hansa.node.config import MemberFile
+from hansa.node.functions import read_function_files
+from hansa.roles.summed.custom import NO_FUNCTION_FILES
 from hansa.roles.summed.party_rows import HoldRows
 from hansa.roles.summed.rows_in_memory import RowsInMemory
 
@@ -127,6 +129,10 @@ def own_rows(member: MemberFile, *, describes: bool) -> Iterator[list[OwnRows]]:
     assert isinstance(member.table, Path)  # `config` takes an engine for files alone
     files = parts_of(member.table)
     assert files is not None
+    functions = NO_FUNCTION_FILES
+    if not describes and (member.plan.custom_objective or member.plan.custom_metric):
+        member.policy.check_plan(member.plan)  # before workers run the files of functions
+        functions = read_function_files(member.plan, member.custom_objective, member.custom_metric)
     bounds = [len(files) * worker // engine.workers for worker in range(engine.workers + 1)]
     sources = [
         ShardSource(
@@ -137,6 +143,7 @@ def own_rows(member: MemberFile, *, describes: bool) -> Iterator[list[OwnRows]]:
             member.by_column,
             engine.threads,
             describes,
+            functions,
         )
         for first, end in itertools.pairwise(bounds)
     ]

@@ -21,7 +21,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from hansa.consortium.identity import fingerprint
-from hansa.errors import HansaError, OutputError
+from hansa.errors import HansaError, OutputError, no_memory
 from hansa.files import read_whole, write_whole
 from hansa.node import logs
 from hansa.node.config import MemberFile
@@ -155,6 +155,20 @@ class PartyRecord(_Started, frozen=True, kw_only=True, tag_field="role", tag="pa
     shap: dict[str, float] | UnsetType = UNSET
 
 
+class CollectorRecord(_Started, frozen=True, kw_only=True, tag_field="role", tag="collector"):
+    """A collector's record; its bytes are those of its line to the aggregator.
+
+    Attributes:
+        clear: what a party sends it without a mask. model_sha256: of the model, as the aggregator told.
+        roster: (party, training rows, rows held out) of its parties. traffic: by party.
+    """
+
+    clear: str | UnsetType = UNSET
+    model_sha256: str | UnsetType | None = UNSET
+    roster: tuple[tuple[str, int, int], ...] | UnsetType = UNSET
+    traffic: dict[str, Bytes] | UnsetType = UNSET
+
+
 class SharedRecord(_Started, frozen=True, kw_only=True, tag_field="role", tag="member"):
     """A member's record of a coopetitive run: what it was, sent and saw opened. Holds nothing of rows or model but the model's hash.
 
@@ -200,7 +214,7 @@ class HubRecord(SharedRecord, frozen=True, kw_only=True, tag_field="role", tag="
     traffic: dict[str, Bytes] | UnsetType = UNSET
 
 
-Record = AggregatorRecord | PartyRecord | SharedRecord | HubRecord
+Record = AggregatorRecord | PartyRecord | CollectorRecord | SharedRecord | HubRecord
 
 R = TypeVar("R", bound=_Started)
 T = TypeVar("T")
@@ -288,6 +302,10 @@ def keeping(path: Path | None, first: R) -> Iterator[RunRecord[R]]:
         text = f"this process was stopped ({interrupt or 'SIGINT'})"
         record.end("interrupted", error=Failure(kind="Interrupted", text=text, retry=True))
         raise
+    except MemoryError as fault:
+        short = no_memory(fault)
+        record.end("failed", error=failure_of(short))
+        raise short from fault
     except BaseException as fault:
         record.end("failed", error=Failure(kind=type(fault).__name__, text=str(fault), retry=False))
         raise

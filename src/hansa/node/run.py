@@ -7,7 +7,7 @@ from typing import Literal
 from hansa.consortium import provenance
 from hansa.consortium.model_signature import check_signing, sign_model
 from hansa.errors import ModelWithheld, PlanError
-from hansa.node import shared, summed
+from hansa.node import collecting, shared, summed
 from hansa.node.auditing import RunAudit, auditing
 from hansa.node.config import MemberFile, check_approved
 from hansa.node.events import Event, Listening, Noticed, OnEvent
@@ -22,7 +22,7 @@ from hansa.roles.summed.describing import check_describable
 from hansa.transport.notices import Notice
 from hansa.version import __version__
 
-Command = Literal["aggregator", "party", "hub", "server", "receiver"]
+Command = Literal["aggregator", "party", "collector", "hub", "server", "receiver"]
 """The commands that run a member."""
 
 
@@ -122,6 +122,8 @@ def _play(
         return play(member, event, notify, audit)
     if name == plan.aggregator:
         return summed.run_aggregator(member, event, notify, audit, keep, behind)
+    if name in dict(plan.collectors):
+        return collecting.run_collector(member, event, notify, audit)
     return summed.run_party(member, event, notify, audit, keep)
 
 
@@ -151,13 +153,21 @@ def command_of(plan: Plan, name: str) -> Command:
         return "aggregator" if plan.coopetitive is None else "hub"
     if name in plan.parties:
         return "party"
+    if name in dict(plan.collectors):
+        return "collector"
     return "server" if name in plan.servers else "receiver"
 
 
 def check_command(member: MemberFile, command: Command) -> None:
     """Refuse a member that another command runs. Raises PlanError."""
     plan, name, path = member.plan, member.identity.name, member.path
-    if plan.mode != COOPETITIVE and command not in ("aggregator", "party"):
+    if command == "collector" and name not in dict(plan.collectors):
+        raise PlanError(
+            f"{path}: identity {name!r} is not among the plan's collectors {', '.join(dict(plan.collectors)) or '(none)'}; run "
+            f"`hansa {command_of(plan, name)}`",
+            cure=f"run `hansa {command_of(plan, name)}`",
+        )
+    if plan.mode != COOPETITIVE and command not in ("aggregator", "party", "collector"):
         raise PlanError(
             f"{path}: the plan's mode is {plan.mode!r}, which has no hub or servers apart; "
             "run `hansa aggregator` or `hansa party`",

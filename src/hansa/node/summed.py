@@ -42,6 +42,7 @@ from hansa.protocol import messages
 from hansa.roles.batches import Admit
 from hansa.roles.run import HubRole, Progress, Purpose, agreement, run_hub, run_member
 from hansa.roles.summed.aggregator import Aggregator, IsBehind, Outcome
+from hansa.roles.summed.branches import BranchedHub
 from hansa.roles.summed.custom import NO_FUNCTIONS
 from hansa.roles.summed.party import Party
 from hansa.roles.summed.release import released_value
@@ -165,7 +166,7 @@ def _aggregate(
         member.credentials,
         member.host,
         attempt.port,
-        allowed=plan.parties,
+        allowed=plan.branches,
         limits=HubLimits(spin_s=SPIN_S, most_bytes_per_s=member.most_bytes_per_s),
         reconnect_timeout_s=member.reconnect_timeout_s,
         notify=notify,
@@ -232,8 +233,11 @@ def _aggregate(
         if surviving is None or not surviving.releasing:
             parties = tuple(role.parties)
             inner.wait_for(parties, attempt.wait_s)
-            with audit.hub_side(here, parties, ANSWER_S, survives=surviving is not None, owes=owes) as counted:
-                run_hub(role, counted(hub), ANSWER_S)
+            # Collectors last, so that a collector has passed a round of logs on once it has its own part of it.
+            everybody = (*plan.parties, *dict(plan.collectors)) if plan.collectors else parties
+            logs_hub = _branched(here, plan)
+            with audit.hub_side(logs_hub, everybody, ANSWER_S, survives=surviving is not None, owes=owes) as counted:
+                run_hub(role, _branched(counted(hub), plan), ANSWER_S)
                 if aggregator.withheld:
                     audit.withheld()
                 elif aggregator.outcome is not None:
@@ -270,6 +274,11 @@ def _aggregate(
         traffic=bytes_of(hub.traffic),
         left_out=(surviving.left_out if surviving is not None else ()) or UNSET,
     )
+
+
+def _branched(hub: Hub, plan: Plan) -> Hub:
+    """The hub, as the aggregator sees it where there are collectors."""
+    return BranchedHub(hub, plan) if plan.collectors else hub
 
 
 def _present(inner: ResumableHub, plan: Plan, state: AggregatorState, attempt: _Attempt) -> tuple[str, ...]:
@@ -538,7 +547,7 @@ def _contribute(
     role = surviving or party
     inner = ResumableChannel.connect(
         member.credentials,
-        plan.aggregator,
+        plan.above(name),
         member.host,
         member.port,
         reconnect_timeout_s=member.reconnect_timeout_s,
@@ -570,7 +579,7 @@ def _contribute(
             with contextlib.suppress(TransportError):
                 channel.receive(attempt.wait_s)
     except LinkLost as loss:
-        loss.blame(plan.aggregator)
+        loss.blame(plan.above(name))
         raise
     except ProtocolError:
         if member.record is not None and party.evidence is not None:

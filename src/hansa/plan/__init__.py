@@ -22,6 +22,7 @@ from hansa.plan.values import (
     SERVER_LINKS,
     SERVERS,
     VERIFY_COUNTS,
+    Collectors,
     default_verify_counts,
 )
 from hansa.plan.writing import write_plan
@@ -44,6 +45,7 @@ __all__ = [
     "SERVERS",
     "SERVER_LINKS",
     "VERIFY_COUNTS",
+    "Collectors",
     "Coopetitive",
     "CustomMetric",
     "CustomObjective",

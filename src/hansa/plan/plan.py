@@ -8,6 +8,7 @@
     parties = ["aurora", "borealis", "cirrus"]
     receivers = ["aurora", "borealis"]        # default: all parties
     minimum_parties = 3                       # default: all parties
+    collectors = { dune = ["aurora", "borealis"] }   # optional, federated: members that add up the sums of some parties
     on_dropout = "wait"                       # or "abort", "continue": what happens when a member's process ends; default: wait
 
     [schema]
@@ -112,6 +113,7 @@ from hansa.plan.values import (
     DEFAULT_LEAST_CHOICES,
     DEFAULT_MIN_CELL_ROWS,
     DEFAULT_MIN_PARTY_ROWS,
+    Collectors,
     CustomMetricName,
     Cuts,
     DeadlineS,
@@ -178,6 +180,7 @@ KEYS_OF_PLAN = {
     "minimum_parties": "members.minimum_parties",
     "on_dropout": "members.on_dropout",
     "continue_after_s": "members.continue_after_s",
+    "collectors": "members.collectors",
     "min_cell_rows": "privacy.min_cell_rows",
     "min_party_rows": "privacy.min_party_rows",
     "min_child_rows": "privacy.min_child_rows",
@@ -392,6 +395,8 @@ class Plan:
         Of a search for parameters: the members train a model for each trial, and nobody receives one.
     trial : int or None
         Which of them the run at hand is, from 0; a plan file has none.
+    collectors : tuple of (str, tuple of str)
+        In federated mode: members without rows, each with the parties whose sums it adds up for the aggregator; sorted.
     part_of : str
         Of a fold or trial: the digest of the plan that the members agreed on, in hexadecimal digits; "" of that plan itself.
 
@@ -438,10 +443,13 @@ class Plan:
     trial: int | None = None
     part_of: Digest = ""
     shap: ShapRows = ""
+    collectors: Collectors = ()
 
     def __post_init__(self) -> None:
         _hold(self, KEYS_OF_PLAN)
         object.__setattr__(self, "parties", tuple(sorted(self.parties)))
+        collectors = tuple(sorted((name, tuple(sorted(own))) for name, own in self.collectors))
+        object.__setattr__(self, "collectors", collectors)
         object.__setattr__(self, "receivers", () if self.only_measures else tuple(sorted(self.receivers)))
         if self.folds:
             object.__setattr__(self, "evaluation_fraction", 1 / self.folds)
@@ -463,7 +471,17 @@ class Plan:
     @property
     def members(self) -> tuple[str, ...]:
         """All members, sorted."""
-        return tuple(sorted({self.hub, *self.servers, *self.parties, *self.receivers}))
+        return tuple(sorted({self.hub, *dict(self.collectors), *self.servers, *self.parties, *self.receivers}))
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """In the modes with an aggregator: whose sums it receives, sorted. The collectors, and the parties that have none."""
+        collected = {party for _, own in self.collectors for party in own}
+        return tuple(sorted({*dict(self.collectors), *self.parties} - collected))
+
+    def above(self, member: str) -> str:
+        """Whom a member dials: a party its collector, where it has one; everybody else the hub."""
+        return next((name for name, own in self.collectors if member in own), self.hub)
 
     @property
     def participants(self) -> tuple[str, ...]:
@@ -535,8 +553,9 @@ class Plan:
 
     @property
     def can_wait(self) -> bool:
-        """Whether a run can go on after a process ended: not in folds and trials, nor where it finds levels or sums SHAP values."""
-        return not (self.only_measures or self.schema.union or self.schema.rare_levels or self.shap)
+        """Whether a run can go on after a process ended: not in folds and trials, nor where it finds levels, sums SHAP values or has
+        collectors."""
+        return not (self.only_measures or self.schema.union or self.schema.rare_levels or self.shap or self.collectors)
 
     @property
     def only_measures(self) -> bool:
@@ -598,7 +617,7 @@ class Plan:
             content["release_condition"] = {key: release[key] for key in ("metric", "at_least", "at_most")}
         unchanged = {"verify_counts": "off", "min_child_rows": 1, "dominance": False}
         unchanged |= {"on_dropout": "wait" if self.can_wait else "abort"}
-        unchanged |= {"folds": 0, "continue_after_s": None, "part_of": "", "shap": ""}
+        unchanged |= {"folds": 0, "continue_after_s": None, "part_of": "", "shap": "", "collectors": ()}
         unchanged |= {"statistics": True, "least_choices": 0, "leaf_bits": None, "start_model": ""}
         for key, value in unchanged.items():
             if content[key] == value:
@@ -645,6 +664,8 @@ class Plan:
             "release.at_least": self.release.at_least,
             "release.at_most": self.release.at_most,
         }
+        if self.collectors:
+            values["members.collectors"] = tuple(f"{name}: {', '.join(own)}" for name, own in self.collectors)
         if self.search is not None:
             values["search.trials"] = self.search.trials
             values["search.space"] = tuple(f"{name}: {_tried(own)}" for name, own in self.search.space)

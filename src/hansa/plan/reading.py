@@ -73,6 +73,7 @@ class MembersTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     minimum_parties: int | None = None
     on_dropout: OnDropout | None = None
     continue_after_s: DeadlineS | None = None
+    collectors: dict[str, Names] = {}
 
 
 class SchemaTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -308,6 +309,7 @@ def _plan(document: PlanDocument) -> Plan:
         minimum_parties=len(parties) if members.minimum_parties is None else members.minimum_parties,
         on_dropout=_on_dropout(members.on_dropout, bool(union or schema.rare_levels), _measuring(document)),
         continue_after_s=members.continue_after_s,
+        collectors=tuple(members.collectors.items()),
         schema=Schema(
             features=schema.features,
             label=schema.label,
@@ -355,6 +357,8 @@ def _plan(document: PlanDocument) -> Plan:
 
 def _measuring(document: PlanDocument) -> str:
     """What a plan is whose run cannot go on after a process ended, in words; "" of another."""
+    if document.members.collectors:
+        return "a run with collectors (members.collectors)"
     if document.evaluation.shap:
         return "a run with a SHAP summary (evaluation.shap)"
     if document.evaluation.folds:

@@ -89,6 +89,42 @@ def aggregator_and_receivers(plan: Plan) -> str | None:
     return None
 
 
+def collectors_can_be_had(plan: Plan) -> str | None:
+    if not plan.collectors:
+        return None
+    if plan.mode != "federated":
+        return (
+            f"members.collectors goes with mode 'federated' only, and the mode is {plan.mode!r}, where nobody may read a party's sums: "
+            "leave it out"
+        )
+    names = [name for name, _ in plan.collectors]
+    if len(set(names)) < len(names):
+        return "members.collectors names a collector twice; name each once"
+    seen: dict[str, str] = {}
+    for name, own in plan.collectors:
+        if name == plan.aggregator or name in plan.parties:
+            return f"{name!r} is both a collector and {'a party' if name in plan.parties else 'the aggregator'}; a collector is neither"
+        if not own:
+            return f"members.collectors.{name} is empty; name its parties, or leave the collector out"
+        for party in own:
+            if party not in plan.parties:
+                return f"members.collectors.{name} names {party!r}, which is no party of the plan; name parties only"
+            if party in seen:
+                return (
+                    f"members.collectors names party {party!r} twice ({seen[party]}, {name}); a party has one collector"
+                )
+            seen[party] = name
+    if plan.dominance:
+        return (
+            "privacy.dominance needs each party's own part of a sum, and members.collectors has the aggregator read sums over several "
+            "parties: leave one of them out"
+        )
+    if plan.only_measures:
+        what = "evaluation.folds" if plan.folds else "[search]"
+        return f"members.collectors goes with a plan that trains one model, and {what} trains several: leave one of them out"
+    return None
+
+
 def going_on_without_can_be_had(plan: Plan) -> str | None:
     if plan.on_dropout != "continue":
         return (
@@ -707,6 +743,7 @@ RULES: tuple[Rule, ...] = (
     categories_have_no_order,
     aggregator_and_receivers,
     minimum_parties,
+    collectors_can_be_had,
     going_on_without_can_be_had,
     rows_of_nodes_are_known,
     rows_of_nodes_have_bounded_hessians,

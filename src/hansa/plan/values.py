@@ -130,6 +130,9 @@ Unseen = Annotated[str, one_of(*UNSEEN)]
 RareRows = Annotated[int, Meta(ge=1, description="a whole number of rows of at least 1")]
 DateRule = Annotated[str, Meta(description="a rule such as 'days', or 'month of COLUMN'")]
 Names = Annotated[tuple[str, ...], Meta(description="a list of names")]
+Collectors = Annotated[
+    tuple[tuple[str, tuple[str, ...]], ...], Meta(description="collectors, each with the list of its parties")
+]
 ServerLinks = Annotated[str, one_of(*SERVER_LINKS)]
 OnDropout = Annotated[str, one_of(*ON_DROPOUT)]
 VerifyCounts = Annotated[str, one_of(*VERIFY_COUNTS)]

@@ -79,6 +79,7 @@ def _members(plan: Plan) -> dict[str, Any]:
         "minimum_parties": plan.minimum_parties,
         "on_dropout": plan.on_dropout,
         **({} if plan.continue_after_s is None else {"continue_after_s": plan.continue_after_s}),
+        **({"collectors": dict(plan.collectors)} if plan.collectors else {}),
     }
 
 

@@ -94,6 +94,22 @@ class LogCheckpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     proofs_signature: bytes
 
 
+class Awaited(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A sum that a collector is to make of its parties' `Contribution`s.
+
+    quantity, step, dtype, shape: as each party sends it; "histograms" may come in fragments of some nodes, which are the first axis.
+    planes: of the histograms in it (`trees.histogram`), 0 where there are none. most: what one row adds to a number at most, by
+    `roles.summed.row_bounds`; empty where no bound is known.
+    """
+
+    quantity: str
+    step: int
+    dtype: str
+    shape: tuple[int, ...]
+    planes: int
+    most: tuple[int, ...]
+
+
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
     """Base of all messages."""
 
@@ -438,6 +454,26 @@ class ShowRows(Message, frozen=True):
     frame: memoryview
 
 
+class Collect(Message, frozen=True):
+    """Aggregator to collector: add up what your parties answer to my last request, and send me the sums as your own `Contribution`s.
+
+    sums: in the order in which a party may send them, histograms after all others.
+    """
+
+    tree: int
+    sums: tuple[Awaited, ...]
+
+
+class PassOn(Message, frozen=True):
+    """Aggregator to collector, and collector to aggregator: a frame for this party of the collector, or from it, as it is.
+
+    Upwards `Join`, `TellLevels`, `Received`, `Abort` and the frames of audit logs pass so; downwards those of audit logs.
+    """
+
+    member: str
+    frame: memoryview
+
+
 class Explain(Message, frozen=True):
     """Aggregator to party: the model is done; sum the sizes of your rows' SHAP values under it ("shap").
 
@@ -630,6 +666,8 @@ MESSAGES: tuple[type[Message], ...] = (
     Contribution,
     VouchRows,
     ShowRows,
+    Collect,
+    PassOn,
     Explain,
     Finish,
     Received,
@@ -681,6 +719,7 @@ WITH_DATA: frozenset[type[Message]] = frozenset(
         ReleaseTree,
         VouchRows,
         ShowRows,
+        PassOn,
     }
 )
 """Messages whose binary data may be as long as a frame. Views of the frame hold them, but for the model in `Explain` and `Finish`."""
@@ -725,6 +764,8 @@ AnyMessage = (
     | Contribution
     | VouchRows
     | ShowRows
+    | Collect
+    | PassOn
     | Explain
     | Finish
     | Received

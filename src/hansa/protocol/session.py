@@ -18,6 +18,7 @@ from hansa.protocol.messages import (
     AskLogs,
     CheckpointSigned,
     Close,
+    Collect,
     CommitKey,
     ConfirmKeys,
     Contribution,
@@ -40,6 +41,7 @@ from hansa.protocol.messages import (
     LogsShown,
     Message,
     OpenLogs,
+    PassOn,
     QuantiseGradients,
     Received,
     Relay,
@@ -215,6 +217,56 @@ DESCRIBING_PARTY_VERIFYING: Transitions = _describing(PARTY_VERIFYING)
 
 DESCRIBING_AGGREGATOR_VERIFYING: Transitions = _describing_aggregator(AGGREGATOR_VERIFYING)
 """`AGGREGATOR_VERIFYING` of such a run."""
+
+_ASKED: Mapping[type[Message], tuple[str, ...]] = dict.fromkeys(
+    (
+        CountMagnitudes,
+        SumLabels,
+        CountCells,
+        CountResiduals,
+        UseCuts,
+        QuantiseGradients,
+        SplitNodes,
+        SetLeaves,
+        Explain,
+    ),
+    ("asked",),
+)
+"""Requests that parties answer with sums."""
+
+COLLECTOR: Transitions = {
+    "registering": {PassOn: ("registering",), Welcome: ("passing",), Abort: ("aborted",)},
+    "passing": {
+        PassOn: ("passing",),
+        UseLevels: ("passing",),
+        KeepLevels: ("passing",),
+        **_ASKED,
+        Finish: ("finishing",),
+        Abort: ("aborted",),
+    },
+    "asked": {PassOn: ("asked",), Collect: ("collecting",), Abort: ("aborted",)},
+    "collecting": {PassOn: ("collecting",), Abort: ("aborted",)},
+    "finishing": {PassOn: ("finishing",), Abort: ("aborted",)},
+    "finished": {PassOn: ("finished",), Abort: ("aborted",)},
+    "aborted": {PassOn: ("aborted",), Abort: ("aborted",)},
+}
+"""What a collector accepts from the aggregator. All but `Collect` goes to its parties, which hold it to `PARTY`."""
+
+COLLECTOR_OF_PARTIES: Transitions = {
+    "registering": {Join: ("registering",), Abort: ("registering",)},
+    "passing": {Abort: ("passing",)},
+    "asked": {TellLevels: ("asked",), Contribution: ("asked",), Abort: ("asked",)},
+    "collecting": {
+        TellLevels: ("collecting",),
+        Contribution: ("collecting", "passing"),
+        Abort: ("collecting",),
+    },
+    "finishing": {Received: ("finishing", "finished"), Abort: ("finishing",)},
+    "finished": {},
+    "aborted": {},
+}
+"""What a collector accepts from its parties, beside the frames of their audit logs, which it passes on at any time. It is the
+aggregator who ends a run because of an `Abort`."""
 
 RESUMING_PARTY: Transitions = {
     "joining": {

@@ -1,5 +1,6 @@
 """A service's back-up: an archive of what its runs left, its ledger with the ledger's key, its proposals, approvals that were taken
-back, changes of members and keys that are under way, invitations, and its console's accounts and actions.
+back, its console's accounts and actions, what was begun there (drafts, invitations, changes of members and keys, reports), and which
+version of each members file was taken.
 
 It holds no key of the member, and no state of a run that is not over.
 
@@ -24,9 +25,8 @@ from msgspec.structs import replace
 from hansa.consortium.envelopes import envelope_of
 from hansa.consortium.invitations import invitation_of
 from hansa.consortium.versions import consortium_of
-from hansa.errors import HansaError, OutputError
+from hansa.errors import HansaError, OutputError, in_words
 from hansa.files import make_folder, read_whole, write_whole, writing
-from hansa.plan import MEMBER_NAME
 from hansa.service.config import CONSOLE_FILE, Consortium, ServiceFile
 from hansa.service.proposals import AWAY_FOLDER
 from hansa.service.seen_members import check_goes_on_from
@@ -40,14 +40,22 @@ KEPT_FILES = ("plan.json", "record.json", "model.json", "model.sig", "model.sig.
 MOST_FILES = 1_000_000
 
 PROPOSALS, WITHDRAWALS = "proposals", "withdrawals"
-CHANGES, INVITATIONS, MEMBERS = "changes", "invitations", "members"
-"""A change of members or keys that not all have signed, invitations, and which version of the members file was taken."""
-
 STATEMENT = re.compile(r"[0-9a-f]{64}(-[a-z0-9-]+)?\.json")
 """A proposal, or a rejection of one by a member."""
 TAKEN_AWAY = re.compile(r"[0-9a-f]{64}")
 TAKEN_BACK = re.compile(r"\w[\w.@ -]*\.json")
 """A withdrawal: its name is the person's who brought it."""
+
+NAME = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}"
+CHANGES, INVITATIONS, MEMBERS = "changes", "invitations", "members"
+BESIDE = {
+    "drafts": re.compile(rf"drafts/{NAME}\.toml"),
+    CHANGES: re.compile(rf"changes/{NAME}\.json"),
+    INVITATIONS: re.compile(rf"invitations/{NAME}/{NAME}\.json"),
+    MEMBERS: re.compile(rf"members/{NAME}\.json"),
+    "reports": re.compile(r"reports/[0-9a-z]+(\.html|-[a-z0-9-]+\.json)"),
+}
+"""Files that the console, and for `members` the service, keep in the state's folder, by the folder in it."""
 
 
 def write_backup(service: ServiceFile, store: Store, save: Path) -> int:
@@ -62,7 +70,12 @@ def write_backup(service: ServiceFile, store: Store, save: Path) -> int:
                     _add(archive, f"runs/{run.folder}/{name}", read_whole(path, MOST_BYTES))
         if (service.state / CONSOLE_FILE).is_file():
             _add(archive, CONSOLE_FILE, _copied(service.state / CONSOLE_FILE))
-        for name, path in ((LEDGER, service.ledger), (LEDGER_KEY, _key_of(service.ledger)), *_statements(service)):
+        for name, path in (
+            (LEDGER, service.ledger),
+            (LEDGER_KEY, _key_of(service.ledger)),
+            *_statements(service),
+            *_beside(service),
+        ):
             if path.is_file():
                 _add(archive, name, read_whole(path, MOST_BYTES))
     return len(runs)
@@ -71,7 +84,8 @@ def write_backup(service: ServiceFile, store: Store, save: Path) -> int:
 def read_backup(service: ServiceFile, open_store: Callable[[], Store], archive: Path) -> list[str]:
     """Put an archive's content where the service has nothing yet; the runs that are given up by it.
 
-    Raises OutputError where the service has runs already, or the file is no back-up; nothing is written then.
+    Raises OutputError where the service has runs already, or the file is no back-up; IdentityError where the members file is older than
+    the one that the service had taken. Nothing is written then.
     """
     found = _content(archive)
     try:
@@ -88,7 +102,7 @@ def read_backup(service: ServiceFile, open_store: Callable[[], Store], archive: 
         )
     places = {name: _place(service, name, archive) for name in found}
     for name, content in found.items():
-        _check(service, name, content, places[name], archive)
+        _check(service, name, content, archive)
     store = open_store()
     if store.runs():
         store.close()
@@ -96,8 +110,8 @@ def read_backup(service: ServiceFile, open_store: Callable[[], Store], archive: 
     make_folder(service.runs)
     for name, content in found.items():
         path = places[name]
-        # A withdrawal that is there already is kept as it is: it may be newer.
-        if not (name.startswith(WITHDRAWALS) and path.exists()):
+        # What is there already may be newer: a withdrawal, and which version of a members file was taken.
+        if not (name.startswith((f"{WITHDRAWALS}/", f"{MEMBERS}/")) and path.exists()):
             make_folder(path.parent)
             write_whole(path, content)
     lost = []
@@ -118,13 +132,15 @@ def _content(archive: Path) -> dict[str, bytes]:
         with tarfile.open(archive, "r:") as opened:
             for number, entry in enumerate(opened):
                 parts = PurePosixPath(entry.name).parts
-                known = entry.name in (RUNS, LEDGER, LEDGER_KEY, CONSOLE_FILE) or _is_known(parts)
+                known = (
+                    entry.name in (RUNS, LEDGER, LEDGER_KEY, CONSOLE_FILE) or _is_known(parts) or _is_beside(entry.name)
+                )
                 file = opened.extractfile(entry) if entry.isfile() and known and entry.size <= MOST_BYTES else None
                 if file is None or number >= MOST_FILES:
                     raise OutputError(f"{archive}: is no back-up of a service: it holds {entry.name!r:.100}")
                 found[entry.name] = file.read()
     except (tarfile.TarError, OSError) as error:
-        raise OutputError(f"{archive}: is no back-up of a service: {error}") from error
+        raise OutputError(f"{archive}: is no back-up of a service: {in_words(error)}") from error
     return found
 
 
@@ -139,11 +155,22 @@ def _is_known(parts: tuple[str, ...]) -> bool:
             return folder == AWAY_FOLDER and TAKEN_AWAY.fullmatch(name) is not None
         case ("withdrawals", _, name):
             return TAKEN_BACK.fullmatch(name) is not None
-        case ("changes" | "members", name):
-            return name.endswith(".json")
-        case ("invitations", _, name):
-            return name.endswith(".json") and MEMBER_NAME.fullmatch(name.removesuffix(".json")) is not None
     return False
+
+
+def _is_beside(name: str) -> bool:
+    """Whether the console or the service keeps a file of this name in the state's folder."""
+    pattern = BESIDE.get(name.partition("/")[0])
+    return pattern is not None and pattern.fullmatch(name) is not None
+
+
+def _beside(service: ServiceFile) -> Iterator[tuple[str, Path]]:
+    """What was begun in the console, and which members files were taken: names in an archive, and where they are."""
+    for folder in BESIDE:
+        for path in sorted((service.state / folder).rglob("*")):
+            name = path.relative_to(service.state).as_posix()
+            if _is_beside(name):
+                yield name, path
 
 
 def _folder_name(consortium: Consortium) -> str:
@@ -157,10 +184,6 @@ def _statements(service: ServiceFile) -> Iterator[tuple[str, Path]]:
         own, folder = _folder_name(consortium), service.proposals_of(consortium)
         for path in (*folder.glob("*.json"), *(folder / AWAY_FOLDER).glob("*")):
             yield f"{PROPOSALS}/{own}/{path.relative_to(folder)}", path
-        yield f"{CHANGES}/{own}.json", service.change_of(consortium)
-        yield f"{MEMBERS}/{own}.json", service.seen_of(consortium)
-        for path in service.invitations_of(consortium).glob("*.json"):
-            yield f"{INVITATIONS}/{own}/{path.name}", path
         if consortium.withdrawals is not None:
             for path in consortium.withdrawals.glob("*.json"):
                 yield f"{WITHDRAWALS}/{own}/{path.name}", path
@@ -171,50 +194,46 @@ def _place(service: ServiceFile, name: str, archive: Path) -> Path:
     if name in (LEDGER, LEDGER_KEY):
         return service.ledger if name == LEDGER else _key_of(service.ledger)
     kind, *rest = PurePosixPath(name).parts
-    if kind not in (PROPOSALS, WITHDRAWALS, CHANGES, INVITATIONS, MEMBERS):
+    if kind not in (PROPOSALS, WITHDRAWALS):
         return service.state / name
-    own = _consortium(service, name)
+    own = [each for each in service.consortia if _folder_name(each) == rest[0]]
     if not own or (kind == WITHDRAWALS and own[0].withdrawals is None):
         raise OutputError(
             f"{archive}: has {kind} of the consortium {rest[0]!r:.100}, and {service.path} has no place for them: restore with the "
             "service's file as it was when the back-up was made"
         )
-    if kind in (CHANGES, MEMBERS):
-        return service.change_of(own[0]) if kind == CHANGES else service.seen_of(own[0])
-    places = {PROPOSALS: service.proposals_of(own[0]), INVITATIONS: service.invitations_of(own[0])}
-    folder = places.get(kind, own[0].withdrawals)
+    folder = service.proposals_of(own[0]) if kind == PROPOSALS else own[0].withdrawals
     assert folder is not None  # a withdrawal has a folder
     return folder.joinpath(*rest[1:])
 
 
-def _consortium(service: ServiceFile, name: str) -> list[Consortium]:
-    """The consortium that a file of this name in an archive is of; none where the service's file does not have it."""
-    of = PurePosixPath(name).parts[1].removesuffix(".json")
-    return [each for each in service.consortia if _folder_name(each) == of]
-
-
-def _check(service: ServiceFile, name: str, content: bytes, place: Path, archive: Path) -> None:
-    """Refuse what would be trusted without another look: changes, invitations, and which version of the members file was taken.
+def _check(service: ServiceFile, name: str, content: bytes, archive: Path) -> None:
+    """Refuse what would be trusted without another look: changes, invitations, and which version of a members file was taken.
 
     Raises OutputError where a signature or a form is wrong, or it is of another consortium; IdentityError where the members file is
     older than the one that the service had taken.
     """
-    kind = PurePosixPath(name).parts[0]
+    kind, *rest = PurePosixPath(name).parts
     if kind not in (CHANGES, INVITATIONS, MEMBERS):
         return
-    (own,) = _consortium(service, name)
-    where, members = f"{archive}, {name}", own.members
+    where = f"{archive}, {name}"
+    own = next((each for each in service.consortia if _folder_name(each) == rest[0].removesuffix(".json")), None)
+    if own is None:
+        raise OutputError(
+            f"{where}: is of a consortium that {service.path} does not name: restore with the service's file as it was when the "
+            "back-up was made"
+        )
+    standing = own.members.standing
     if kind == MEMBERS:
-        check_goes_on_from(content, members, own.members_path, place)
+        check_goes_on_from(content, own.members, own.members_path, service.seen_of(own))
         return
-    standing = members.standing
     try:
         if kind == CHANGES:
             fits = standing is not None and consortium_of(content, where).versions[0].digest == standing.founded
         else:
             told = invitation_of(envelope_of(content, where), where).predicate
             fits = standing is not None and told.consortium == standing.name
-            fits = fits and members.had(told.inviter, bytes.fromhex(told.identity))
+            fits = fits and own.members.had(told.inviter, bytes.fromhex(told.identity))
     except HansaError as error:
         raise OutputError(f"{where}: cannot be restored: {error}") from error
     if not fits:

@@ -379,6 +379,12 @@ def member_text(
 
     Raises PlanError where the plan makes this member a party, and no source is for it.
     """
+    if plan.collectors:
+        raise PlanError(
+            f"{service.path}: the plan {plan.name!r} has members.collectors, and a service dials the consortium's hub: run `hansa "
+            "aggregator`, `hansa collector` and `hansa party` with files of their own, or agree on a plan without collectors",
+            cure="run the plan's members by files of their own, or agree on a plan without collectors",
+        )
     written = msgspec.to_builtins(service.document)
     base, name = service.path.parent.absolute(), consortium.identity.name
     values: dict[str, Any] = {

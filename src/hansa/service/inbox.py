@@ -12,7 +12,7 @@ from hansa.consortium.approvals import Proposal, check_not_revoked, proposal_of,
 from hansa.consortium.envelopes import MOST_BYTES, envelope_of
 from hansa.consortium.members import Members
 from hansa.consortium.versions import read_pinned
-from hansa.errors import HansaError, IdentityError, OutputError, PlanError
+from hansa.errors import HansaError, IdentityError, OutputError, PlanError, in_words
 from hansa.files import make_folder, read_whole, write_whole
 from hansa.node.config import MemberFile, read_member_file
 from hansa.node.run import Command, command_of
@@ -50,7 +50,7 @@ def arrivals(service: ServiceFile, command: Command, known: frozenset[str]) -> l
         try:
             content = read_whole(file, MOST_BYTES)
         except (OSError, ValueError) as error:
-            content, fault = b"", f"cannot be read: {error}"
+            content, fault = b"", f"cannot be read: {in_words(error)}"
         else:
             fault = ""
         name = hashlib.sha256(content).hexdigest()[:SHOWN_DIGITS]
@@ -100,7 +100,7 @@ def submit(service: ServiceFile, plan: Path) -> ServiceRun:
     try:
         content = read_whole(plan, MOST_BYTES)
     except (OSError, ValueError) as error:
-        raise PlanError(f"{plan}: cannot be read: {error}") from error
+        raise PlanError(f"{plan}: cannot be read: {in_words(error)}") from error
     proposal, consortium = proposal_in(content, str(plan), service)
     require_approved(proposal, str(plan))
     run = ServiceRun(

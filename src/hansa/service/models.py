@@ -9,7 +9,7 @@ import msgspec
 
 from hansa.consortium.approvals import read_proposal
 from hansa.consortium.model_signature import key_file
-from hansa.errors import OutputError, PlanError
+from hansa.errors import OutputError, PlanError, in_words
 from hansa.files import check_outputs, read_whole, write_whole
 from hansa.service.config import SIGNATURE_FILE, ServiceFile
 from hansa.service.store import ServiceRun
@@ -65,7 +65,7 @@ def checked_model(path: Path, run: ServiceRun) -> bytes:
     try:
         content = read_whole(path, MOST_BYTES)
     except (OSError, ValueError) as error:
-        raise OutputError(f"{path}: the model cannot be read: {error}") from error
+        raise OutputError(f"{path}: the model cannot be read: {in_words(error)}") from error
     if hashlib.sha256(content).hexdigest() != run.model_sha256:
         raise OutputError(f"{path}: is not the model of run {run.run} any more; restore it from a back-up")
     return content

@@ -12,7 +12,7 @@ import msgspec
 
 from hansa.consortium.envelopes import Hex32
 from hansa.consortium.members import Members
-from hansa.errors import IdentityError
+from hansa.errors import IdentityError, in_words
 from hansa.files import make_folder, read_whole, write_whole
 
 
@@ -37,7 +37,7 @@ def check_goes_on(members: Members, where: Path, seen: Path) -> None:
         content = read_whole(seen)
     except (OSError, ValueError) as error:
         raise IdentityError(
-            f"{seen}: cannot be read ({error}); it says which version of {where} this service took: restore it from a back-up"
+            f"{seen}: cannot be read ({in_words(error)}); it says which version of {where} this service took: restore it from a back-up"
         ) from error
     check_goes_on_from(content, members, where, seen)
 

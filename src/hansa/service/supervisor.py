@@ -28,7 +28,7 @@ from msgspec.structs import replace as replaced
 
 from hansa.consortium.approvals import read_proposal
 from hansa.consortium.model_signature import check_signing
-from hansa.errors import AGAIN, WITHHELD, HansaError, StateError
+from hansa.errors import AGAIN, WITHHELD, HansaError, StateError, in_words
 from hansa.files import make_folder, read_whole
 from hansa.node import logs
 from hansa.node.config import address_of
@@ -295,7 +295,7 @@ class Service:
             if new.keys() != {own.name for own in self.file.consortia}:
                 raise StateError("it names other consortia; start the service again, or put them back")
         except (OSError, HansaError) as error:
-            fault = f"a file was changed, and is not taken, so that no run begins: {error}"
+            fault = f"a file was changed, and is not taken, so that no run begins: {in_words(error)}"
             if fault != self._unread:
                 logs.note(logging.ERROR, fault)
             self._unread = fault

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hansa.data.description import Description
-from hansa.errors import DataError
+from hansa.errors import DataError, in_words
 from hansa.files import read_whole
 from hansa.node.in_process import describe_in_process
 from hansa.roles.summed.describing import check_describable
@@ -53,4 +53,4 @@ def read_description(path: Path) -> Description:
     try:
         return Description.from_json(read_whole(path))
     except (OSError, ValueError, DataError) as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{path}: {in_words(error)}") from error

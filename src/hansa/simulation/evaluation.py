@@ -186,6 +186,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         Its mean under each.
     standard_error : float
         Of the difference of these means, from the differences of single rows.
+    names : tuple of str
+        What the two models are called.
 
     Examples
     --------
@@ -204,30 +206,27 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     first_loss: float
     second_loss: float
     standard_error: float
+    names: tuple[str, str] = ("first", "second")
 
     @property
     def better(self) -> str:
-        """ "first" or "second" where its mean loss is less by more than two standard errors, else ""."""
+        """The one of `names` where its mean loss is less by more than two standard errors, else ""."""
         difference = self.second_loss - self.first_loss
         if abs(difference) <= 2 * self.standard_error:
             return ""
-        return "first" if difference > 0 else "second"
+        return self.names[difference < 0]
 
     def facts(self) -> str:
         """One sentence on all of it."""
-        texts = {
-            "": "no difference beyond chance",
-            "first": "the first model is better",
-            "second": "the second model is better",
-        }
+        better = f"the {self.better} model is better" if self.better else "no difference beyond chance"
         return (
-            f"{self.first.rows:,} rows; mean {self.loss} {self.first_loss:.4f} of the first model, {self.second_loss:.4f} of the second"
-            f" (difference's standard error {self.standard_error:.4f}): {texts[self.better]}"
+            f"{self.first.rows:,} rows; mean {self.loss} {self.first_loss:.4f} of the {self.names[0]} model, "
+            f"{self.second_loss:.4f} of the {self.names[1]} (difference's standard error {self.standard_error:.4f}): {better}"
         )
 
     def views(self) -> tuple[View, ...]:
         """Both models side by side, part by part."""
-        both, names = (self.first, self.second), ("first", "second")
+        both, names = (self.first, self.second), self.names
         confusions = [
             _confusion_view(own.confusion, f"-{name}", f" of the {name} model")
             for own, name in zip(both, names, strict=True)
@@ -311,7 +310,13 @@ def evaluate_model(ensemble: Ensemble, source: Source, question: Question) -> Ev
     return _evaluated(_score(ensemble, source, question), question)
 
 
-def compare_models(first: Ensemble, second: Ensemble, sources: tuple[Source, Source], question: Question) -> Comparison:
+def compare_models(
+    first: Ensemble,
+    second: Ensemble,
+    sources: tuple[Source, Source],
+    question: Question,
+    names: tuple[str, str] = ("first", "second"),
+) -> Comparison:
     """Score two models of one kind of label on the same rows, which `sources` gives twice. Raises as `evaluate_model`."""
     check_question(question)
     if first.outputs != second.outputs or _label_kind(first) != _label_kind(second):
@@ -328,6 +333,7 @@ def compare_models(first: Ensemble, second: Ensemble, sources: tuple[Source, Sou
         first_loss=found.together,
         second_loss=found.alone,
         standard_error=found.standard_error,
+        names=names,
     )
 
 
@@ -711,6 +717,6 @@ def _compared_importance(found: Comparison) -> View:
     return View(
         name="importance",
         title="What the models look at",
-        note=f"Share of {found.first.importance_of} (first) and of {found.second.importance_of} (second), %.",
-        table=(("feature", "first", "second"), *rows),
+        note=f"Share of {found.first.importance_of} ({found.names[0]}) and of {found.second.importance_of} ({found.names[1]}), %.",
+        table=(("feature", *found.names), *rows),
     )

@@ -35,6 +35,10 @@ from hansa.simulation.tables import Table, write_party_table
 from hansa.toml import write_toml
 
 POLL_S = 0.2
+
+HUB_TO_COME = '"127.0.0.1:0"'
+"""Where a member's file says that its hub is found, before that one listens."""
+
 PRELOADED = ("hansa.cli.main", "hansa.node.run", "numba.np.arraymath")
 """What every member's command imports. It is imported once, in the process that all members' processes are forked from."""
 
@@ -59,6 +63,7 @@ def write_consortium(
     direct = plan.coopetitive is not None and plan.coopetitive.server_links == "direct"
     dialled = [server for server in plan.servers if direct and server != plan.hub]
     servers = dict(zip(dialled, _free_addresses(len(dialled)), strict=True))
+    collectors = dict(plan.collectors)
     for name in plan.members:
         more: dict[str, Any] = {"threads": threads if name in plan.servers else 1}
         if name in tables:
@@ -68,6 +73,8 @@ def write_consortium(
             more |= {} if metric_file is None else {"custom_metric": str(metric_file.resolve())}
         if name in servers:
             more["servers"] = servers
+        if name in collectors:
+            more["listen"] = "127.0.0.1:0"
         _write_member_file(folder, name, 0, more, transcript)
 
 
@@ -226,13 +233,16 @@ def train_in_processes(
     records: dict[str, Record] = {}
     with Processes() as processes:
         others = [name for name in plan.members if name != plan.hub]
+        collectors = dict(plan.collectors)
+        below = {plan.hub: [name for name in others if plan.above(name) == plan.hub], **collectors}
         processes.start(command_of(plan, plan.hub), plan.hub, folder)
         while len(records) < 1 + len(others):
             member, event = processes.next_event()
             if isinstance(event, Listening):
-                for name in others:
+                for name in below[event.member]:
                     path = folder / f"{name}.toml"
-                    path.write_text(path.read_text().replace("127.0.0.1:0", f"127.0.0.1:{event.port}"))
+                    text = path.read_text().replace(f"hub = {HUB_TO_COME}", f'hub = "127.0.0.1:{event.port}"')
+                    path.write_text(text)
                     processes.start(command_of(plan, name), name, folder)
             elif isinstance(event, Ended):
                 records[event.record.member] = event.record
@@ -251,6 +261,12 @@ def _together(plan: Plan, records: Mapping[str, Record], model: bytes, startup: 
     own = records[plan.hub]
     if isinstance(own, AggregatorRecord):
         seconds = known(own.seconds)
+        # The lines of parties that have a collector are not the aggregator's to count.
+        behind = {
+            name: Bytes(bytes_up=known(record.bytes_up), bytes_down=known(record.bytes_down))
+            for name, record in records.items()
+            if plan.above(name) != plan.hub
+        }
         return Together(
             model=model,
             exchanges=known(own.exchanges),
@@ -258,7 +274,7 @@ def _together(plan: Plan, records: Mapping[str, Record], model: bytes, startup: 
             history=known(own.history),
             without_value=known(own.without_value),
             seconds=Timing(startup=startup, binning=known(seconds.binning), training=known(seconds.training)),
-            traffic=known(own.traffic),
+            traffic=known(own.traffic) | behind,
         )
     servers = tuple(record for name in plan.servers if isinstance(record := records[name], SharedRecord))
     first = servers[0]

@@ -7,7 +7,7 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from hansa.plan import (
     DEFAULT_MIN_CELL_ROWS,
     NUMBERS_ON_SHARES,
     SERVERS,
+    Collectors,
     Coopetitive,
     CustomMetric,
     Plan,
@@ -76,6 +77,9 @@ HUB = "hub"
 SPARE_SERVERS = ("server-a", "server-b")
 """Compute servers without rows, where there are fewer than three parties."""
 
+COLLECTOR = "collector"
+"""How the names of collectors begin that nobody named."""
+
 
 @dataclass(frozen=True)
 class OwnMetric:
@@ -115,6 +119,7 @@ class SimulationSettings:
         statistics, least_choices, leaf_bits: of the plan's release; None for the mode's defaults.
         dates, unseen, rare_levels: of the plan's schema.
         own_metric: the plan's custom metric, or None.
+        collectors: of a federated plan: how many, or by name the member names of their parties; 0 for none.
     """
 
     parameters: Parameters
@@ -143,6 +148,7 @@ class SimulationSettings:
     unseen: str = "missing"
     rare_levels: tuple[tuple[str, int], ...] = ()
     own_metric: OwnMetric | None = None
+    collectors: int | Mapping[str, Sequence[str]] = 0
 
     def __post_init__(self) -> None:
         parameters = with_labels(self.parameters, 1 if isinstance(self.label, str) else len(self.label))
@@ -181,7 +187,7 @@ def member_names(values: list[str]) -> dict[str, str]:
     for value in values:
         slug = re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-")[:50] or "party"
         name, number = slug, 2
-        while name in names.values() or name in (AGGREGATOR, HUB, *SPARE_SERVERS):
+        while name in names.values() or name in (AGGREGATOR, HUB, *SPARE_SERVERS) or name.startswith(f"{COLLECTOR}-"):
             name, number = f"{slug}-{number}", number + 1
         names[value] = name
     return names
@@ -191,6 +197,23 @@ def split_parties(table: Table, names: Mapping[str, str]) -> dict[str, Table]:
     """Each party's rows, by member name; a party without rows is left out."""
     parts = {name: table.take(table.party == value) for value, name in names.items()}
     return {name: part for name, part in parts.items() if part.n_rows}
+
+
+def shared_out(collectors: int | Mapping[str, Sequence[str]], parties: Sequence[str]) -> Collectors:
+    """Collectors as a plan has them: so many, with about as many parties each, or those that are given.
+
+    Raises PlanError where there would be one without parties.
+    """
+    if not isinstance(collectors, int):
+        return tuple((name, tuple(own)) for name, own in collectors.items())
+    if not 0 <= collectors <= len(parties):
+        raise PlanError(
+            f"collectors is {collectors}; expected 0 to {len(parties)}, the number of parties: each has one at least"
+        )
+    ordered, width = sorted(parties), len(str(collectors))
+    return tuple(
+        (f"{COLLECTOR}-{number + 1:0{width}}", tuple(ordered[number::collectors])) for number in range(collectors)
+    )
 
 
 def make_plan(
@@ -256,6 +279,7 @@ def make_plan(
         verify_counts="off" if settings.least_choices else default_verify_counts(settings.mode, parties),
         coopetitive=more,
         custom_metric=None if settings.own_metric is None else settings.own_metric.agreed,
+        collectors=shared_out(settings.collectors, parties),
         release=Release(settings.statistics is not False, settings.least_choices, settings.leaf_bits),
     )
 
@@ -581,7 +605,7 @@ def _timing(at: Mapping[str, float]) -> Timing:
     )
 
 
-def _local(plan: Plan, name: str) -> Plan:
+def local_plan(plan: Plan, name: str) -> Plan:
     """The same training of one table in this process, where there is nobody to hide it from: of several classes one against the rest,
     of one of them."""
     parameters = plan.parameters
@@ -606,6 +630,7 @@ def _local(plan: Plan, name: str) -> Plan:
         parameters=parameters,
         verify_counts="off",
         coopetitive=None,
+        collectors=(),
     )
 
 
@@ -675,7 +700,7 @@ def _predict_local(
 
     With several classes they are those of one model a class, against the rest; 0 for a class that no training row has.
     """
-    single = _local(plan, name)
+    single = local_plan(plan, name)
     classes = 0 if is_softmax(plan.parameters.objective) else plan.parameters.num_class
     found = []
     for label in [train.label == k for k in range(classes)] if classes else [train.label]:
@@ -718,7 +743,7 @@ def _train_pooled(
         return Pooled(hansa=ours)
     report(Stage(text="pooled, XGBoost"))
     held = held_out(train.features, train.label, hold_out(plan))
-    same = replace(_local(plan, "pooled").parameters, num_class=plan.parameters.num_class)
+    same = replace(local_plan(plan, "pooled").parameters, num_class=plan.parameters.num_class)
     with tempfile.TemporaryDirectory(prefix="hansa-") as folder:
         answer, theirs = train_pooled_xgboost(Path(folder), train.take(~held), test, same)
     if theirs is None:

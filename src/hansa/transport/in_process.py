@@ -101,6 +101,10 @@ class InProcessHub:
                 return name, self._arrived(name, frame)
         raise TransportError("deadlock: the hub waits for a frame, and every party waits for the hub")
 
+    def has_work(self) -> bool:
+        """Whether a party has something to do, so that `receive` may give a frame."""
+        return any(party.has_work() for party in self._parties.values())
+
     def settle(self) -> None:
         """Let parties take the frames that are left, to which they have nothing to say. Raises TransportError where one has."""
         for name, party in self._parties.items():

@@ -794,6 +794,7 @@ class ResumableHub:
         session = self._sessions[loss.member]
         if session.over:
             return  # it was reported, or left
+        session.linked = False  # before its last words, which nothing answers on a line that is gone
         for frame in loss.unread:  # its last words, which a send that failed found before `receive` did
             if (received := self._taken(loss.member, session, memoryview(frame))) is not None:
                 self._put_deferred(*received)

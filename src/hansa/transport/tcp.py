@@ -222,14 +222,14 @@ def listen(host: str, port: int) -> socket.socket:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, OverflowError, ValueError) as error:
         raise TransportError(
-            f"cannot listen at {place(host, port)} ({error}); choose another address or port"
+            f"cannot listen at {place(host, port)} ({in_words(error)}); choose another address or port"
         ) from error
     for family, _, _, _, address in sorted(found, key=lambda each: each[0] != socket.AF_INET):
         both = family == socket.AF_INET6 and address[0] == "::" and socket.has_dualstack_ipv6()
         try:
             return socket.create_server(address, family=family, backlog=_LISTEN_BACKLOG, dualstack_ipv6=both)
         except (OSError, OverflowError) as error:
-            failures.append(f"{place(str(address[0]), port)}: {error}")
+            failures.append(f"{place(str(address[0]), port)}: {in_words(error)}")
     raise TransportError(
         f"cannot listen at {place(host, port)} ({'; '.join(failures)}); choose another address or port"
     )
@@ -267,7 +267,7 @@ def dial(
                 if isinstance(error, TransportError):
                     raise
                 raise TransportError(
-                    f"{where}: cannot be reached ({error}); is it started, and the port open?"
+                    f"{where}: cannot be reached ({in_words(error)}); is it started, and the port open?"
                 ) from error
             if now - told >= EVERY_S:
                 told = now

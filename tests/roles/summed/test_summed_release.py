@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import pytest
@@ -146,3 +148,12 @@ def test_a_condition_that_cannot_be_checked_is_refused(old, new, fragment):
     text = PLAN.format(mode="federated", bound="at_least = 0.5", more="")
     with pytest.raises(PlanError, match=fragment):
         parse_plan(text.replace(old, new))
+
+
+def test_a_party_that_is_no_receiver_takes_the_end_of_a_run_whose_model_is_withheld():
+    """It keeps no trees, so it cannot say how many there are to be."""
+    agreed = replace(plan("at_least = 1.0"), receivers=("east",))
+    told = []
+    with pytest.raises(ModelWithheld):
+        train_in_process(agreed, tables(), report=told.append)
+    assert told[-1].stage == "withheld"

@@ -209,7 +209,7 @@ class Refiner(Liar):
         yield from super()._join(member, message)
 
     def _counted(self, message, counts, weights):  # type: ignore[no-untyped-def]
-        last = self._asked if hasattr(self, "_asked") else self._search.request()
+        last = self._refined if hasattr(self, "_refined") else self._search.request()
         child = 12 if last.bits == 0 else last.bits + 5
         if child == 32:
             self.lightest.append((child, int(counts[counts > 0].min())))
@@ -226,7 +226,7 @@ class Refiner(Liar):
             self.lightest.append((child, int(parts[light].min())))
             chosen.append(np.sort(cells.ravel()[light]).astype(np.uint32))
         offsets = np.concatenate([[0], np.cumsum([len(each) for each in chosen])]).astype(np.int64)
-        request = self._asked = CutRequest(child, offsets, np.concatenate(chosen))
+        request = self._refined = CutRequest(child, offsets, np.concatenate(chosen))
         self._step += 1
         self._expect({"cells": (request.n_counts,)}, np.uint32)
         self._session.go(message, "cutting")

@@ -27,6 +27,8 @@ from hansa.protocol.messages import (
     SETUP,
     Abort,
     AnnounceKey,
+    Awaited,
+    Collect,
     CommitKey,
     ConfirmKeys,
     Contribution,
@@ -89,6 +91,7 @@ from hansa.roles.summed.levels import (
     with_union,
 )
 from hansa.roles.summed.release import kept_rounds, released_value
+from hansa.roles.summed.row_bounds import COUNTS, counted_rows, fault_of, most_of, most_of_histograms
 from hansa.roles.summed.start_model import start_model
 from hansa.roles.summed.statistics import (
     EXPONENTS,
@@ -135,6 +138,9 @@ COARSEST = 2.0**-6
 
 TOTALS = 2
 """Of a tree: sum |g| and sum h."""
+
+SUMMED_STATES = ("measuring", "labelling", "cutting", "locating", "totalling", "growing", "refitting", "explaining")
+"""States in which sums are awaited."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +261,10 @@ class Aggregator:
         self.outcome: Outcome | None = None
         self._plan = plan
         self._parties = plan.parties
+        self._collectors = dict(plan.collectors)
+        self._branches = plan.branches
+        self._asked: tuple[int, int, str] | None = None
+        self._awaited: dict[str, Awaited] = {}
         self._pool = pool
         self._report = report or (lambda _: None)
         tables = (AGGREGATOR, AGGREGATOR_MASKED, AGGREGATOR_VERIFYING)
@@ -283,8 +293,13 @@ class Aggregator:
 
     @property
     def parties(self) -> tuple[str, ...]:
-        """Who takes part."""
-        return self._parties
+        """Whose sums come: the parties, but for those that have a collector; and collectors."""
+        return self._branches if self._collectors else self._parties
+
+    @property
+    def _suspects(self) -> tuple[str, ...]:
+        """Of whom one gave what makes a pooled sum wrong."""
+        return (*self._parties, *self._collectors)
 
     @property
     def roster(self) -> tuple[tuple[str, int, int], ...]:
@@ -307,16 +322,16 @@ class Aggregator:
             case "growing":
                 built = len(self._grower.to_build)
                 done = {party for party, count in self._next_node.items() if count == built}
+                return sorted(set(self.parties) - done)
             case "finishing":
                 done = self._received
             case _:
-                owed = set().union(*(sums.waiting for sums in self._sums.values()))
-                done = set(self._parties) - owed
+                return sorted(set().union(*(sums.waiting for sums in self._sums.values())))
         return sorted(set(self._parties) - done)
 
     def has_left(self, member: str) -> bool:
-        """Whether this party has acknowledged the end of the run."""
-        return member in self._received
+        """Whether this party, or all parties of this collector, have acknowledged the end of the run."""
+        return self._received.issuperset(self._collectors.get(member, (member,)))
 
     def handle(self, member: str, frame: memoryview) -> Outgoing:
         """Take one frame of a party; yields (member, frame) to send.
@@ -324,7 +339,9 @@ class Aggregator:
         Raises:
             ProtocolError: the member broke a rule. HansaError: the run cannot go on.
         """
-        if member not in self._parties:
+        if self._collectors:
+            self._check_collected(member, messages.kind_of(member, frame))
+        if member not in self._parties and member not in self._collectors:
             kind = messages.kind_of(member, frame).__name__
             raise ProtocolError(f"member {member!r} is not a party of the plan, yet sent {kind}", member=member)
         message = self._session.decode(member, frame)
@@ -353,11 +370,82 @@ class Aggregator:
                 self._acknowledge(member, message)
             case Abort():
                 self._session.go(message, "aborted")
-                raise RunStopped(member, f"party {member!r} stopped the run: {message.reason}", retry=message.retry)
+                raise self._stopped(member, message)
             case _:
                 raise ProtocolError(
                     f"member {member!r} sent {type(message).__name__}, which no aggregator takes", member=member
                 )
+        yield from self._ask_collectors()
+
+    # --- collectors -----------------------------------------------------------------------------------------------------------
+
+    def _check_collected(self, member: str, kind: type[Message]) -> None:
+        """Refuse what a collector says in its own name beside sums and why it stops, and sums of a party that has a collector."""
+        if member in self._collectors and kind not in (Contribution, Abort):
+            raise ProtocolError(
+                f"collector {member!r} sent {kind.__name__} in its own name, which only parties send", member=member
+            )
+        if kind is Contribution and member in self._parties and member not in self._branches:
+            raise ProtocolError(
+                f"member {member!r} sent {kind.__name__}; its collector {self._plan.above(member)!r} adds up what it sends",
+                member=member,
+            )
+
+    def _stopped(self, member: str, message: Abort) -> RunStopped:
+        """Why a party, or a collector because of one of its parties, stopped the run."""
+        if member not in self._collectors:
+            return RunStopped(member, f"party {member!r} stopped the run: {message.reason}", retry=message.retry)
+        blamed = message.member if message.member in self._collectors[member] else ""
+        who = f" because of party {blamed!r}" if blamed else ""
+        text = f"collector {member!r} stopped the run{who}: {message.reason}"
+        return RunStopped(member, text, retry=message.retry, member=blamed)
+
+    def _ask_collectors(self) -> Outgoing:
+        """Tell collectors which sums are awaited of their parties, where that is news."""
+        now = self._tree, self._step, self._session.state
+        if not self._collectors or now == self._asked or self._session.state not in SUMMED_STATES:
+            return
+        self._asked = now
+        self._awaited = {own.quantity: own for own in self._awaited_sums()}
+        frame = messages.encode(Collect(self._tree, tuple(self._awaited.values())))
+        yield from ((collector, frame) for collector in self._collectors)
+
+    def _awaited_sums(self) -> Iterator[Awaited]:
+        """The sums of the step at hand, in the order in which a party sends them."""
+        growing = self._session.state == "growing"
+        for quantity, sums in self._sums.items():
+            if sums.waiting and not (self._with_root and quantity == "totals"):
+                step = 0 if growing else self._step
+                most = self._most_of_row(quantity)
+                yield Awaited(quantity, step, sums.values.dtype.str, sums.values.shape, 0, most)
+        if not growing:
+            return
+        most = most_of_histograms(self._gradient_bound, self._hessian_bound, self._scales)
+        shape: tuple[int, ...] = len(self._grower.to_build), self._planes, self._cells
+        quantity = "histograms"
+        if self._with_root:
+            quantity, most, shape = "root", most + self._most_of_row("totals"), (math.prod(shape) + TOTALS,)
+        yield Awaited(quantity, self._step, "<i8", shape, self._planes, most)
+
+    def _most_of_row(self, quantity: str) -> tuple[int, ...]:
+        """What one row adds at most to each number of a sum; empty where that is not asked for."""
+        if quantity in COUNTS:
+            return (1,)
+        if quantity in ("weights", "residual-weights"):
+            return (most_of(self._bounds.weight, math.ldexp(1.0, -self._label_units[1])),)
+        if quantity == "totals":
+            bounds = zip((self._gradient_bound, self._hessian_bound), self._units, strict=True)
+            return tuple(most_of(bound, math.ldexp(1.0, -unit)) for bound, unit in bounds)
+        return ()
+
+    def _check_rows(self, collector: str, message: Contribution, part: npt.NDArray[Any]) -> None:
+        """Refuse sums of a collector that its parties' rows cannot have."""
+        awaited = self._awaited.get(message.quantity)
+        if awaited is None or message.zero:
+            raise self._broken(collector, message, f"expected {', '.join(self._awaited)}, without a zero word")
+        rows = counted_rows(message.quantity, *self._rows_of[collector])
+        if fault := fault_of(part, awaited.planes, awaited.most, rows):
+            raise self._broken(collector, message, f"{fault}; the sums of a collector are of its parties' rows")
 
     # --- going on after this process, or another one, ended ----------------------------------------------------------------
 
@@ -487,6 +575,11 @@ class Aggregator:
         self._roster: Roster = roster
         self._n_rows = sum(rows for _, _, rows, _, _ in roster)
         self._n_evaluation = sum(held for _, _, _, held, _ in roster)
+        counts = {name: (rows, held) for name, _, rows, held, _ in roster}
+        self._rows_of = {
+            collector: (sum(counts[party][0] for party in own), sum(counts[party][1] for party in own))
+            for collector, own in self._collectors.items()
+        }
         if not self._n_rows:
             raise HansaError("all rows of all parties fall to evaluation; lower evaluation.fraction in the plan")
         self.run = run_id(self._agreement, roster)
@@ -523,7 +616,7 @@ class Aggregator:
 
     def _broadcast(self, message: Message) -> Outgoing:
         frame = messages.encode(message)
-        yield from self._tell(dict.fromkeys(self._parties, frame))
+        yield from self._tell(dict.fromkeys(self.parties, frame))
         if self._counts is not None:
             self._counts.absorb(type(message).__name__, frame)
 
@@ -536,7 +629,7 @@ class Aggregator:
             yield party, messages.encode(shown)
 
     def _expect(self, shapes: dict[str, tuple[int, ...]], dtype: type[np.generic] = np.int64) -> None:
-        self._sums = {quantity: _Sum(self._parties, shape, dtype) for quantity, shape in shapes.items()}
+        self._sums = {quantity: _Sum(self.parties, shape, dtype) for quantity, shape in shapes.items()}
 
     # --- sums ---------------------------------------------------------------------------------------------------------
 
@@ -553,6 +646,8 @@ class Aggregator:
         if sums is None or message.first != 0:
             raise self._broken(member, message, f"expected {', '.join(self._sums)}, whole")
         part = messages.to_array(member, message.quantity, message.values, sums.values.dtype.type, sums.values.shape)
+        if member in self._collectors:
+            self._check_rows(member, message, part)
         if not sums.add(member, part, message.zero):
             raise self._broken(member, message, "that part was given before")
         self._count_bytes(message)
@@ -590,7 +685,7 @@ class Aggregator:
         return ProtocolError(
             f"{message.quantity!r} of tree {message.tree}, step {message.step}: the masks of {', '.join(self._parties)} do "
             "not cancel: the zero words do not sum to zero. A member saw other keys or broadcasts, or sent a wrong vector",
-            suspects=self._parties,
+            suspects=self._suspects,
             rule="the masks of all parties cancel",
         )
 
@@ -619,7 +714,7 @@ class Aggregator:
         self._expect({"labels": (label_sums(self._plan.parameters),)})
         levels = 0 if self._describes else level_counts(self._plan)
         if levels:
-            self._sums["levels"] = _Sum(self._parties, (levels,), np.int64)
+            self._sums["levels"] = _Sum(self.parties, (levels,), np.int64)
         yield from self._broadcast(SumLabels(*self._label_units))
 
     def _bound(self, magnitudes: Int64) -> None:
@@ -682,7 +777,7 @@ class Aggregator:
 
     def _keep_levels(self, counts: Int64) -> Outgoing:
         """Go on with the levels that enough pooled rows have."""
-        with blaming(*self._parties):
+        with blaming(*self._suspects):
             if (counts < 0).any() or counts.sum() > self._n_rows * len(self._plan.schema.rare_levels):
                 raise HansaError("rows by level do not add up to at most the rows that there are")
         kept = levels_to_keep(self._plan, counts)
@@ -695,7 +790,7 @@ class Aggregator:
         self._step += 1
         self._expect({"cells": (request.n_counts,)}, np.uint32)
         if self._plan.weighted and not self._describes:
-            self._sums["weights"] = _Sum(self._parties, (request.n_counts,), np.int64)
+            self._sums["weights"] = _Sum(self.parties, (request.n_counts,), np.int64)
         yield from self._broadcast(
             CountCells(request.bits, messages.to_tensor(request.offsets), messages.to_tensor(request.prefixes))
         )
@@ -704,7 +799,7 @@ class Aggregator:
 
     def _counted(self, message: Contribution, counts: Int64, weights: Int64 | None) -> Outgoing:
         largest = self._sums["cells"].largest if self._plan.dominance else None
-        with blaming(*self._parties):  # of pooled counts that do not fit nobody can tell whose are wrong
+        with blaming(*self._suspects):  # of pooled counts that do not fit nobody can tell whose are wrong
             self._search = self._search.answer(counts, weights, largest)
         if not self._search.done:
             self._session.go(message, "cutting")
@@ -738,13 +833,13 @@ class Aggregator:
         count = n_counts(request)
         self._expect({"residuals": (count,)}, np.uint32)
         if self._plan.weighted:
-            self._sums["residual-weights"] = _Sum(self._parties, (count,), np.int64)
+            self._sums["residual-weights"] = _Sum(self.parties, (count,), np.int64)
 
     def _take_residuals(self, message: Contribution, counts: Int64, weights: Int64 | None) -> Outgoing:
         """The rows by cells of residuals are there: part the cells further, or go on with the quantiles that were found."""
         largest = self._sums["residuals"].largest if self._plan.dominance else None
         search = self._quantiles
-        with blaming(*self._parties):  # of pooled counts that do not fit nobody can tell whose are wrong
+        with blaming(*self._suspects):  # of pooled counts that do not fit nobody can tell whose are wrong
             search = search.answer(counts, weights, largest) if search.bits else search.begin(counts, weights, largest)
         self._quantiles = search
         if not search.done:
@@ -789,7 +884,7 @@ class Aggregator:
     def _describe(self, message: Contribution, pooled: Int64) -> Outgoing:
         """Tell all parties what may be told of the counts; the run is over once they say that they have it."""
         plan, layout = self._plan, self._cells_layout
-        with blaming(*self._parties):  # of pooled counts that do not fit nobody can tell whose are wrong
+        with blaming(*self._suspects):  # of pooled counts that do not fit nobody can tell whose are wrong
             told, other = describing.tell(layout, self._pooled_bins, self._n_rows, pooled, plan.min_cell_rows)
         self.description = describing.description_of(
             plan, self.run, self._roster, layout, told, other, self._label_mean, self._cells_of_members
@@ -978,7 +1073,7 @@ class Aggregator:
     def _start_level(self) -> None:
         self._level += 1
         self._step = self._level + 1
-        self._next_node = dict.fromkeys(self._parties, 0)
+        self._next_node = dict.fromkeys(self.parties, 0)
         self._zero = 0
 
     def _take_histograms(self, member: str, message: Contribution) -> Outgoing:
@@ -998,7 +1093,7 @@ class Aggregator:
         self._next_node[member] = first + len(part)
         self._zero += message.zero
         self._count_bytes(message)
-        if self._grower.add(first, part, len(self._parties), self._parties.index(member)):
+        if self._grower.add(first, part, len(self.parties), self.parties.index(member)):
             if self._zero % 2**64:
                 raise self._noise(message)
             if self._with_root:
@@ -1008,12 +1103,17 @@ class Aggregator:
 
     def _nodes(self, member: str, message: Contribution) -> Int64:
         """Histograms of some nodes, (m, planes, cells)."""
-        return messages.to_array(member, "histograms", message.values, np.int64, (None, self._planes, self._cells))
+        part = messages.to_array(member, "histograms", message.values, np.int64, (None, self._planes, self._cells))
+        if member in self._collectors:
+            self._check_rows(member, message, part)
+        return part
 
     def _root(self, member: str, message: Contribution) -> Int64:
         """The root's histogram, as `_nodes`; the member's totals behind it are added to the others'."""
         words = self._planes * self._cells
         values = messages.to_array(member, "root", message.values, np.int64, (words + TOTALS,))
+        if member in self._collectors:
+            self._check_rows(member, message, values)
         if not self._sums["totals"].add(member, values[words:], 0):
             raise self._broken(member, message, "that part was given before")
         return values[:words].reshape(1, self._planes, self._cells)
@@ -1197,7 +1297,7 @@ class Aggregator:
             yield from self._broadcast(Explain(keep, self._digest, packed))
             return
         self._session.go(message, "finishing")
-        yield from self._tell({party: self._finished(keep, party, packed) for party in self._parties})
+        yield from self._tell({member: self._finished(keep, member, packed) for member in self.parties})
 
     def _explained(self, message: Contribution, sums: Int64) -> Outgoing:
         """The pooled sizes of SHAP values are there: tell everybody their means, and the end of the run."""
@@ -1205,14 +1305,14 @@ class Aggregator:
         assert outcome is not None  # `_finish`
         unit = shap_unit(plan, most_contribution(outcome.ensemble), self._n_rows, self._n_evaluation)
         rows = shap_rows(plan, self._n_rows, self._n_evaluation)
-        with blaming(*self._parties):
+        with blaming(*self._suspects):
             if (sums < 0).any():
                 raise HansaError("sizes of SHAP values do not add up to a number of at least 0")
         means = tuple(math.ldexp(int(own) / max(rows, 1), unit) for own in sums)
         self.outcome = replace(outcome, shap=dict(zip(plan.schema.features, means, strict=True)))
         self._session.go(message, "finishing")
         told = messages.encode(Finish(self._explained_trees, self._digest, b"", self._released_value, means))
-        yield from self._tell(dict.fromkeys(self._parties, told))
+        yield from self._tell(dict.fromkeys(self.parties, told))
 
     @property
     def withheld(self) -> bool:
@@ -1230,8 +1330,10 @@ class Aggregator:
         assert self.outcome is not None  # its callers
         return b"" if self.withheld else hashlib.sha256(self.outcome.model).digest()
 
-    def _finished(self, trees: int, party: str, packed: bytes) -> bytes:
-        model = packed if party in self._plan.receivers else b""
+    def _finished(self, trees: int, member: str, packed: bytes) -> bytes:
+        """The end of the run as a party is told; a collector as one of its parties that receives the model, where there is one."""
+        receives = {*self._collectors.get(member, (member,))} & {*self._plan.receivers}
+        model = packed if receives else b""
         return messages.encode(Finish(trees, self._digest, model, self._released_value))
 
     def _acknowledge(self, member: str, message: Received) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,48 @@ class Functions:
 
 
 NO_FUNCTIONS = Functions()
+
+
+@dataclass(frozen=True)
+class FunctionFile:
+    """A file with one function, held to the plan's hash. key: custom_objective or custom_metric. path: for messages."""
+
+    key: str
+    path: str
+    source: bytes
+
+    def function(self) -> FunctionType:
+        """Run the file, which the policy must have allowed, for the function whose name begins with no underscore. Raises PlanError."""
+        names: dict[str, object] = {"__name__": f"hansa_{self.key}", "__file__": self.path}
+        try:
+            exec(compile(self.source, self.path, "exec"), names)
+        except Exception as error:  # whatever the file raises
+            raise PlanError(f"{self.path}: the file cannot be run: {type(error).__name__}: {error}") from error
+        functions = [
+            value
+            for name, value in names.items()
+            if isinstance(value, FunctionType) and value.__module__ == names["__name__"] and not name.startswith("_")
+        ]
+        if len(functions) != 1:
+            raise PlanError(
+                f"{self.path}: expected one function, found {len(functions)}; let the names of others begin with an underscore"
+            )
+        return functions[0]
+
+
+@dataclass(frozen=True)
+class FunctionFiles:
+    """Those of a plan, None where it has none. Workers of an engine get the files, and run them themselves."""
+
+    objective: FunctionFile | None = None
+    metric: FunctionFile | None = None
+
+    def functions(self) -> Functions:
+        """What the files hold. Raises PlanError, as `FunctionFile.function`."""
+        return Functions(*(None if file is None else file.function() for file in (self.objective, self.metric)))
+
+
+NO_FUNCTION_FILES = FunctionFiles()
 
 MOST_ROWS_COMPARED = 2048
 """Rows on which `check_rows_apart` compares."""

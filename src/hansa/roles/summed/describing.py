@@ -46,6 +46,12 @@ def check_describable(plan: Plan) -> None:
             f"categories.{plan.schema.union[0]}: a union of levels is known once training begins; list the levels for a description",
             cure="agree on a plan that lists the levels for a description",
         )
+    if plan.collectors:
+        raise PlanError(
+            "members.collectors: a description holds each party's own counts to pooled ones, and collectors add them up; agree on a "
+            "plan without collectors for a description",
+            cure="agree on a plan without members.collectors for a description",
+        )
     if plan.dominance:
         raise PlanError(
             "privacy.dominance = true: a description holds its cells to min_cell_rows rows of all parties, not of all but the largest "

@@ -204,6 +204,7 @@ class Party:
         self._report = report
         self._plan = plan
         self._name = name
+        self._above = plan.above(name)
         self._nodes_per_frame = nodes_per_frame
         tables = (PARTY, PARTY_MASKED, PARTY_VERIFYING)
         if self._describes:
@@ -247,8 +248,10 @@ class Party:
         """
         try:
             yield from self._answer(frame)
-        except Exception:
+        except Exception as error:
             self.erase()
+            if isinstance(error, ProtocolError) and error.member == self._plan.aggregator != self._above:
+                error.member, error.suspects = "", (self._plan.aggregator, self._above)
             raise
 
     def resume(
@@ -485,8 +488,9 @@ class Party:
         return self._array(message, name, np.int64, length).astype(np.int64)
 
     def _broken(self, rule: str) -> ProtocolError:
+        through = "" if self._above == self._plan.aggregator else f", through collector {self._above!r},"
         return ProtocolError(
-            f"member {self._plan.aggregator!r} (aggregator) to {self._name!r}, tree {self._tree}, step {self._step}: {rule}",
+            f"member {self._plan.aggregator!r} (aggregator){through} to {self._name!r}, tree {self._tree}, step {self._step}: {rule}",
             member=self._plan.aggregator,
             rule=rule,
         )
@@ -1039,7 +1043,8 @@ class Party:
                 raise self._broken(
                     f"a model is told of whose {condition.metric} is {message.metric}; the plan's release demands {condition.condition}"
                 )
-            self._check_length(message.trees)
+            if self._name in self._plan.receivers:  # others keep no trees
+                self._check_length(message.trees)
             self.withheld = True
             rounds = message.trees // self._per_round
             metrics = {condition.metric: message.metric}
