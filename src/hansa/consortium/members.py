@@ -108,6 +108,10 @@ class Members(Mapping[str, Card]):
     def __len__(self) -> int:
         return len(self.cards)
 
+    def state(self) -> str:
+        """What tells one state of the file from another, in hex: of the last version, or of all cards where nobody signs it."""
+        return self.digest().hex() if self.standing is None else self.standing.digest
+
     def certificates(self) -> dict[str, bytes]:
         """Member name -> certificate (DER), as the transport wants them; none of a member whose key was revoked since."""
         return {name: card.certificate for name, card in self.cards.items() if self.revoked(card.identity) is None}

@@ -239,6 +239,18 @@ class ServiceFile:
         """The file that says which version of one consortium's file the service took last."""
         return _seen(self.state, consortium.name)
 
+    def stamps(self) -> tuple[tuple[int, ...], ...]:
+        """What tells that this file, or a members file that it names, is another since: times, sizes and numbers of the files."""
+        found = []
+        for path in (self.path, *(own.members_path for own in self.consortia)):
+            try:
+                stat = path.stat()
+            except OSError:
+                found.append((0, 0, 0))
+            else:
+                found.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
+        return tuple(found)
+
     def source_of(self, plan: Plan) -> SourcesDocument | None:
         """The first table of [[sources]] whose pattern fits a plan's name; None where there is none."""
         for source in self.document.sources:

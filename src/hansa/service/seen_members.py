@@ -50,13 +50,24 @@ def check_goes_on_from(content: bytes, members: Members, where: Path, seen: Path
         raise IdentityError(
             f"{seen}: is damaged ({error}); it says which version of {where} this service took: restore it from a back-up"
         ) from error
+    _require(members, taken, where, f"this service took before; take {seen} away where the consortium was founded anew")
+
+
+def require_going_on(members: Members, held: Members, where: Path) -> None:
+    """Refuse members, as they stand in the file `where`, that do not go on from those that are held. Raises IdentityError."""
+    if held.standing is not None:
+        taken = SeenVersion(version=held.standing.version, digest=held.standing.digest)
+        _require(members, taken, where, "was read before; start again where the consortium was founded anew")
+
+
+def _require(members: Members, taken: SeenVersion, where: Path, which: str) -> None:
     standing = members.standing
     digests = () if standing is None else standing.digests
     if not 1 <= taken.version <= len(digests) or digests[taken.version - 1] != taken.digest:
         found = "is a members file, which nobody signs" if standing is None else f"ends with version {len(digests)}"
         raise IdentityError(
-            f"{where}: {found}, and does not go on from version {taken.version} ({taken.digest[:16]}), which this service took before; "
-            f"ask a member for its newest copy, or take {seen} away where the consortium was founded anew",
+            f"{where}: {found}, and does not go on from version {taken.version} ({taken.digest[:16]}), which {which}; "
+            "ask a member for its newest copy",
             rule="a version follows the one that this member holds",
             cure="ask a member for its newest copy",
         )

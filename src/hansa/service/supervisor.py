@@ -39,7 +39,7 @@ from hansa.roles.run import Progress, Registered, Resumed
 from hansa.service.config import Consortium, ServiceFile, read_service_file
 from hansa.service.exchange import route_of_exchange
 from hansa.service.inbox import LISTENING, arrivals, clear, members_of_run, write_member_file
-from hansa.service.seen_members import keep_seen
+from hansa.service.seen_members import keep_seen, require_going_on
 from hansa.service.store import ServiceRun, Store
 from hansa.service.tracing import Tracer
 from hansa.transport.routing import Router, local_pair, route_of
@@ -113,9 +113,9 @@ class _Child:
     Attributes:
         run: as it is kept. process: it. channel: this end of the local socket for connections. out: its lines of JSON.
         progressed: whether it came further than joining. stopping: whether it was asked to end. ended: its last line.
-        members_version: of the consortium's file that the process read; 0 where nobody signs it. anew: whether it was asked to end
-            because members changed, and is started again at once. given_up: why the run is given up, and until when its process may
-            say so.
+        members_version: of the consortium's file that the process read; 0 where nobody signs it. read: the files' stamps then.
+        anew: whether it was asked to end because members changed, and is started again at once. given_up: why the run is given up, and
+            kill_at: until when its process may say so.
     """
 
     run: ServiceRun
@@ -127,6 +127,7 @@ class _Child:
     stopping: bool = False
     ended: Ended | Failed | None = None
     members_version: int = 0
+    read: tuple[tuple[int, ...], ...] = ()
     anew: bool = False
     given_up: str = ""
     kill_at: float = float("inf")
@@ -286,24 +287,24 @@ class Service:
 
         What else was changed in the service's file counts at the next start.
         """
-        found = self._stamps()
+        found = self.file.stamps()  # before they are read: what is written meanwhile is read in the next round
         if found == self._read and not self._unread:
             return
         self._read = found
         try:
             new = {own.name: own for own in read_service_file(self.file.path, open_keys=False).consortia}
-            if new.keys() != {own.name for own in self.file.consortia}:
-                raise StateError("it names other consortia; start the service again, or put them back")
+            if lost := [own.name for own in self.file.consortia if own.name not in new]:
+                raise StateError(
+                    f"it does not name the consortium {lost[0]!r} any more; put that back, or start the service again"
+                )
+            for own in self.file.consortia:
+                require_going_on(new[own.name].members, own.members, own.members_path)
         except (OSError, HansaError) as error:
-            fault = f"a file was changed, and is not taken, so that no run begins: {in_words(error)}"
-            if fault != self._unread:
-                logs.note(logging.ERROR, fault)
-            self._unread = fault
+            self._refuse(f"a file was changed, and is not taken, so that no run begins: {in_words(error)}")
             return
-        if self._unread:
-            logs.note(logging.INFO, "the files can be taken again")
-            self._unread = ""
         before = self.file
+        if len(new) > len(before.consortia):
+            logs.note(logging.WARNING, "the service's file has more consortia; those are taken at the next start")
         taken = {"policy", "members", "identity", "folder", "key_file"}
         consortia = tuple(
             replace(own, **{name: getattr(new[own.name], name) for name in taken}) for own in before.consortia
@@ -317,25 +318,28 @@ class Service:
                 )
             if own.members != old.members or own.identity != old.identity:
                 self._take_members(own)
-        self._unread = _fault_of_keys(consortia)
-        if self._unread:
-            logs.note(logging.ERROR, self._unread)
+        try:
+            for own in consortia:
+                keep_seen(own.members, self.file.seen_of(own))
+        except (OSError, HansaError) as error:
+            self._refuse(f"it cannot be noted which members file was taken, so that no run begins: {in_words(error)}")
+            return
+        if fault := _fault_of_keys(consortia):
+            self._refuse(fault)
+        elif self._unread:
+            logs.note(logging.INFO, "the files can be taken again")
+            self._unread = ""
+            for carrier in self._carriers:
+                carrier.due, carrier.setbacks = 0.0, 0
 
-    def _stamps(self) -> tuple[tuple[int, ...], ...]:
-        """What tells that the service's file, or a members file, was changed."""
-        found = []
-        for path in (self.file.path, *(own.members_path for own in self.file.consortia)):
-            try:
-                stat = path.stat()
-            except OSError:
-                found.append((0, 0, 0))
-            else:
-                found.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
-        return tuple(found)
+    def _refuse(self, fault: str) -> None:
+        """No run begins for this reason, which is told once."""
+        if fault != self._unread:
+            logs.note(logging.ERROR, fault)
+        self._unread = fault
 
     def _take_members(self, consortium: Consortium) -> None:
         """From now on these are a consortium's members: end what does not go with them any more."""
-        keep_seen(consortium.members, self.file.seen_of(consortium))
         standing = consortium.members.standing
         which = "its members file" if standing is None else f"version {standing.version} of {standing.name}"
         logs.note(logging.INFO, f"{which} is taken: {len(consortium.members)} members, for runs that begin from now on")
@@ -346,7 +350,7 @@ class Service:
                 if carrier.process is not None:
                     carrier.process.terminate()
         for child in self._children.values():
-            if child.run.consortium == consortium.name and not child.stopping:
+            if child.run.consortium == consortium.name and not (child.stopping or child.given_up):
                 self._hold_to(child, consortium)
         for run in list(self._known.values()):
             idle = run.consortium == consortium.name and not run.over and run.run not in self._children
@@ -437,6 +441,7 @@ class Service:
             run.run,
             host,
             str(port),
+            self.file.consortium(run.consortium).members.state(),
             self.log_format,
             self.log_level,
         ]
@@ -453,6 +458,7 @@ class Service:
         child = _Child(run, process, ours, process.stdout, NoticeWriter())
         standing = self.file.consortium(run.consortium).members.standing
         child.members_version = 0 if standing is None else standing.version
+        child.read = self._read
         if self.command in LISTENING:
             child.notices.listens()
         self._children[run.run] = child
@@ -604,8 +610,9 @@ class Service:
         elif child.stopping:
             run = replaced(run, state="stopped", text="stopped by its operator")
             self._forget_state(run)
-        elif child.anew:
-            run = replaced(run, state="waiting", text="members changed; its process is started again", due=0.0)
+        elif child.anew or (not child.progressed and child.read != self.file.stamps()):
+            # Its process may have read half of a file that was being replaced.
+            run = replaced(run, state="waiting", text="a file was changed; its process is started again", due=0.0)
         elif again:
             setbacks = 1 if child.progressed else self._setbacks.get(run.run, 0) + 1
             self._setbacks[run.run] = setbacks
