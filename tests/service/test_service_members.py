@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from hansa.cli.service_run import OTHER_FILE
 from hansa.consortium.approvals import read_proposal
 from hansa.consortium.identity import Identity, load_identity
 from hansa.consortium.key_files import Unlocking
@@ -22,9 +31,11 @@ from hansa.consortium.versions import (
     signed,
     write_consortium,
 )
-from hansa.errors import IdentityError
+from hansa.errors import AGAIN, IdentityError, PlanError
 from hansa.service.config import read_service_file
+from hansa.service.inbox import arrivals, submit, write_member_file
 from hansa.service.seen_members import keep_seen
+from hansa.transport.routing import local_pair
 from made_consortium import HUB, PARTIES, PLAN, assert_refused, cells, hansa, make_consortium, write_table
 from made_services import Services, approved, write_service
 from waiting import until
@@ -72,7 +83,10 @@ def take(folder: Path, made: Consortium, *names: str) -> None:
 
 def told(services: Services, name: str, text: str, times: int = 1) -> None:
     log = services.started[name].log
-    until(lambda: log.read_text().count(text) >= times, f"{text!r} at {name}: {log.read_text()}")
+    try:
+        until(lambda: log.read_text().count(text) >= times, f"{text!r} at {name}")
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {log.read_text()}") from error
 
 
 @pytest.fixture
@@ -171,13 +185,33 @@ def test_an_older_or_a_damaged_file_begins_nothing_and_admits_nobody(services: S
     folder = services.folder
     held = read_consortium(folder / "members.toml")
     plan = approved(folder, PLAN, "old")
-    take(folder, by_all(folder, revoked(held, "borealis", "stolen", identity(folder, HUB)), "aurora"), "aurora")
+    aurora, own = services.started["aurora"], folder / OWN.format(name="aurora")
+    half = revoked(held, "borealis", "stolen", identity(folder, HUB))
+    write_consortium(own, half)
+    told(services, "aurora", "version 2 of nordic still lacks the signature of")
+    write_consortium(own, held)
+    told(services, "aurora", "the files can be taken again")
+    whole = by_all(folder, half, "aurora")
+    take(folder, whole, "aurora")
     told(services, "aurora", "version 2 of nordic is taken")
-    write_consortium(folder / OWN.format(name="aurora"), held)
+    content = own.read_bytes()
+    own.write_bytes(content[: len(content) // 2])
+    told(services, "aurora", "so that no run begins", 2)
+    assert_refused(hansa("run", plan, "--service", services.file("aurora")), OWN.format(name="aurora"))
+    own.write_bytes(content)
+    told(services, "aurora", "the files can be taken again", 2)
+    write_consortium(own, held)
     told(services, "aurora", "does not go on from version 2")
     assert_refused(hansa("run", plan, "--service", services.file("aurora")), "does not go on from version 2")
     put_in_inbox(services, "aurora", plan)
-    services.started["aurora"].end()
+    # Without the mark of what was taken it is refused all the same, by the service that took it.
+    mark = folder / "aurora-service.service" / "members" / "only.json"
+    kept = mark.read_bytes()
+    mark.unlink()
+    own.touch()
+    told(services, "aurora", "which was read before")
+    mark.write_bytes(kept)
+    assert aurora.end() == 128 + signal.SIGTERM
     assert_refused(hansa("party", services.file("aurora"), "--service"), "does not go on from version 2")
     assert not (folder / "aurora-service.service" / "runs").exists()
     (folder / OWN.format(name=HUB)).write_text("{")
@@ -186,6 +220,89 @@ def test_an_older_or_a_damaged_file_begins_nothing_and_admits_nobody(services: S
     write_consortium(folder / OWN.format(name=HUB), held)
     told(services, HUB, "the files can be taken again")
     until(lambda: [run["state"] for run in services.runs(HUB).values()] == ["running"], "the run")
+
+
+def test_a_file_that_is_written_in_pieces_while_runs_begin_fails_none(services: Services):
+    """As `cp` does it: between two pieces there is half a file, which nobody signed."""
+    folder, ends = services.folder, threading.Event()
+    content = (folder / "members.toml").read_bytes()
+
+    def rewrite() -> None:
+        paths = [folder / OWN.format(name=name) for name in NAMES]
+        while not ends.is_set():
+            for path in paths:
+                with path.open("wb", buffering=0) as file:
+                    for place in range(0, len(content), len(content) // 4):
+                        file.write(content[place : place + len(content) // 4])
+                        time.sleep(0.05)
+            ends.wait(2.0)
+
+    plans = [approved(folder, PLAN.replace('name = "test"', f'name = "t{n}"'), f"t{n}") for n in range(3)]
+    writer = threading.Thread(target=rewrite)
+    writer.start()
+    try:
+        for plan in plans:
+            for name in NAMES:
+                put_in_inbox(services, name, plan)
+        for plan in plans:
+            run = read_proposal(plan).digest.hex()[:16]
+            for name in NAMES:
+                assert services.until(name, run, "finished", "failed", "refused")["state"] == "finished"
+    finally:
+        ends.set()
+        writer.join()
+
+
+def test_a_runs_process_that_finds_another_file_than_the_service_took_does_not_begin(tmp_path: Path):
+    held = found_in(tmp_path)
+    service = read_service_file(write_service(tmp_path, "aurora", 1, members=OWN.format(name="aurora")))
+    submit(service, approved(tmp_path, PLAN, "plan"))
+    (arrival,) = arrivals(service, "party", frozenset())
+    path = write_member_file(service, arrival.run)
+    taken = service.consortia[0].members.state()
+    # Put there between the service's look and the process's: a version in which every key of the plan is as it was.
+    east = new_identity(tmp_path, "east", "east")
+    more = by_all(
+        tmp_path, added(held, [east.card()], ["ab" * 32], identity(tmp_path, HUB)), "aurora", "borealis", "east"
+    )
+    write_consortium(service.consortia[0].members_path, more)
+    ours, theirs = local_pair()
+    words = (theirs.fileno(), path, "party", arrival.run.run, "", 0, taken, "text", "info")
+    ended = subprocess.run(
+        [sys.executable, "-m", "hansa.cli.service_run", *map(str, words)],
+        pass_fds=[theirs.fileno()], capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    ours.close()
+    theirs.close()
+    told = json.loads(ended.stdout)
+    assert (ended.returncode, told["event"], told["retry"]) == (AGAIN, "error", True)
+    assert OTHER_FILE in told["text"]
+
+
+@given(cut=st.floats(0, 1), tail=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_no_half_of_a_file_is_taken(cut: float, tail: bool, two_versions: tuple[Path, bytes, bytes]):
+    """The first bytes of the newer file, alone or with the last ones of the older: what is read while it is written."""
+    path, old, new = two_versions
+    place = int(cut * (len(new) - 1))
+    content = new[:place] + (old[place:] if tail else b"")
+    if content in (old, new) or content.rstrip() == new.rstrip():
+        return
+    path.with_name(OWN.format(name="aurora")).write_bytes(content)
+    with pytest.raises((IdentityError, PlanError)):
+        read_service_file(path, open_keys=False)
+
+
+@pytest.fixture(scope="module")
+def two_versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, bytes]:
+    """A service's file, and two versions of its members file."""
+    folder = tmp_path_factory.mktemp("halves")
+    held = found_in(folder)
+    path = write_service(folder, "aurora", 1, members=OWN.format(name="aurora"))
+    own = folder / OWN.format(name="aurora")
+    old = own.read_bytes()
+    write_consortium(own, by_all(folder, revoked(held, "borealis", "stolen", identity(folder, HUB)), "aurora"))
+    return path, old, own.read_bytes()
 
 
 def test_a_history_that_is_another_is_refused(tmp_path: Path):

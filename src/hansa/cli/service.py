@@ -117,10 +117,10 @@ def runs(service_file: Path, every: bool, as_json: bool) -> None:
 @AS_JSON
 def watch(run: str, service_file: Path, as_json: bool) -> None:
     """Follow RUN (its name, the beginning of it, or its plan's name) until it is over; exit status 1 where it gave no model."""
-    from hansa.service.config import read_service_file
+    from hansa.service.config import read_place
     from hansa.service.supervisor import EVENTS_FILE
 
-    file, store = read_service_file(service_file), _store(service_file)
+    file, store = read_place(service_file), _store(service_file)
     found = store.find(run)
     path, place = file.runs / found.folder / EVENTS_FILE, 0
     while True:
@@ -239,10 +239,10 @@ def _want(run: str, service_file: Path, what: str, told: str, as_json: bool) -> 
 
 
 def _store(service_file: Path) -> Store:
-    from hansa.service.config import read_service_file
+    from hansa.service.config import read_place
     from hansa.service.store import Store
 
-    file = read_service_file(service_file)
+    file = read_place(service_file)
     return Store(file.name, file.state, file.database)
 
 

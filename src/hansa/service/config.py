@@ -197,6 +197,20 @@ class Consortium:
 
 
 @dataclass(frozen=True)
+class ServicePlace:
+    """Where a service keeps its runs: its name in the database, its folder, and the database's URL; empty for SQLite in the folder."""
+
+    name: str
+    state: Path
+    database: str
+
+    @property
+    def runs(self) -> Path:
+        """The folder with a folder for each run."""
+        return self.state / "runs"
+
+
+@dataclass(frozen=True)
 class ServiceFile:
     """A service's own file, read and checked.
 
@@ -278,29 +292,44 @@ def read_service_file(path: Path, *, open_keys: bool = True) -> ServiceFile:
 
     Raises PlanError, IdentityError.
     """
-    document = decode(
-        read_toml(path, PlanError, "name the service's own file"), ServiceDocument, str(path), PlanError, {}
+    document = _document(path)
+    place = _place_in(document, path)
+    state = place.state
+    return ServiceFile(
+        path=path,
+        document=document,
+        name=place.name,
+        consortia=_consortia(document, path, state, open_keys),
+        state=state,
+        plans=state / "plans" if document.plans is None else (path.parent / document.plans).absolute(),
+        ledger=state / "ledger.jsonl" if document.ledger is None else (path.parent / document.ledger).absolute(),
+        audit=state / "audit" if document.audit is None else (path.parent / document.audit).absolute(),
+        database=place.database,
+        health=None if document.health is None else address_of(document.health, "health", path),
     )
+
+
+def read_place(path: Path) -> ServicePlace:
+    """Where a service keeps its runs: for looking at them and ending them, which a members file that is wrong does not prevent.
+
+    Raises PlanError.
+    """
+    return _place_in(_document(path), path)
+
+
+def _document(path: Path) -> ServiceDocument:
+    return decode(read_toml(path, PlanError, "name the service's own file"), ServiceDocument, str(path), PlanError, {})
+
+
+def _place_in(document: ServiceDocument, path: Path) -> ServicePlace:
     state = path.with_suffix(".service") if document.state is None else path.parent / document.state
-    state = state.absolute()
     database = document.database or ""
     if document.database_password_file is not None:
         if not database:
             raise PlanError(f"{path}: database_password_file goes with database only; add database, or leave it out")
         password = read_password(path.parent / document.database_password_file, "the database's password")
         database = _with_password(database, password, path)
-    return ServiceFile(
-        path=path,
-        document=document,
-        name=document.name or path.stem,
-        consortia=_consortia(document, path, state, open_keys),
-        state=state,
-        plans=state / "plans" if document.plans is None else (path.parent / document.plans).absolute(),
-        ledger=state / "ledger.jsonl" if document.ledger is None else (path.parent / document.ledger).absolute(),
-        audit=state / "audit" if document.audit is None else (path.parent / document.audit).absolute(),
-        database=database,
-        health=None if document.health is None else address_of(document.health, "health", path),
-    )
+    return ServicePlace(document.name or path.stem, state.absolute(), database)
 
 
 def _consortia(document: ServiceDocument, path: Path, state: Path, open_keys: bool) -> tuple[Consortium, ...]:
