@@ -134,6 +134,7 @@ def watch(run: str, service_file: Path, as_json: bool) -> None:
     store.close()
     if not as_json:
         click.echo(printable(f"{found.run}: {found.state}: {found.text}"))
+        _print_scores(file.runs / found.folder)
     if found.state != "finished":
         sys.exit(UNDONE)
 
@@ -263,6 +264,17 @@ def _print_events(path: Path, place: int, as_json: bool) -> int:
         else:
             click.echo(printable(_sentence(json.loads(line)), 400))
     return place + len(whole)
+
+
+def _print_scores(folder: Path) -> None:
+    """What a plan of folds, or of a search, found, where this member's record has it: as the console's page of the run."""
+    from hansa.cli.output import print_tables
+    from hansa.console.runs import record_of, scores_of
+
+    record = record_of(folder)
+    for view in () if record is None else scores_of(record):
+        if view.chart is None:
+            print_tables(f"{view.title}. {view.note}", [view.table])
 
 
 def _sentence(event: dict[str, object]) -> str:
