@@ -222,8 +222,8 @@ def test_an_older_or_a_damaged_file_begins_nothing_and_admits_nobody(services: S
     until(lambda: [run["state"] for run in services.runs(HUB).values()] == ["running"], "the run")
 
 
-def test_a_file_that_is_written_in_pieces_while_runs_begin_fails_none(services: Services):
-    """As `cp` does it: between two pieces there is half a file, which nobody signed."""
+def test_a_file_that_is_written_bit_by_bit_while_runs_begin_fails_none(services: Services):
+    """As `cp` does it: between two writes there is half a file, which nobody signed."""
     folder, ends = services.folder, threading.Event()
     content = (folder / "members.toml").read_bytes()
 

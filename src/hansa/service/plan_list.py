@@ -34,8 +34,8 @@ class ListedPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         if own.rejected:
             back = [name for name in own.rejected if name in own.approved]
             against = [name for name in own.rejected if name not in back]
-            said = (("rejected", against), ("withdrawn", back))
-            return "; ".join(f"{what} by {', '.join(names)}" for what, names in said if names)
+            parts = (("rejected", against), ("withdrawn", back))
+            return "; ".join(f"{what} by {', '.join(names)}" for what, names in parts if names)
         if self.run is not None:
             return f"run {self.run.run}: {self.run.state}"
         if own.state == "open" and self.mine == "waits":
