@@ -91,7 +91,7 @@ from hansa.secure.keys import PairKey, RunNames
 from hansa.secure.prg import Algorithm
 from hansa.secure.sealing import Opener, Sealer
 from hansa.service.backup import read_backup
-from hansa.service.config import read_service_file
+from hansa.service.config import read_place, read_service_file
 from hansa.service.store import ServiceRun
 from hansa.simulation.description import read_description
 from hansa.transport.delivery import (
@@ -272,6 +272,7 @@ def samples() -> list[messages.Message]:
 
 def _sample(kind: Any) -> Any:
     tensor = messages.to_tensor(np.arange(6, dtype="<i8").reshape(2, 3))
+    scales = messages.TreeScales(1, 0.5, 1.0, tensor)
     mark = messages.Mark(3, b"m" * 32)
     claim = messages.Claim(b"r" * 32, 1, 2, None, mark, mark)
     proofs = (messages.LogProof(1, 3, (0, 1), (1, 0), (b"p" * 32,)),)
@@ -299,7 +300,9 @@ def _sample(kind: Any) -> Any:
         tuple[tuple[str, messages.Claim], ...]: (("aurora", claim),),
         tuple[tuple[str, bytes, int, int, bytes], ...]: (("aurora", b"k" * 32, 60, 10, b"\5"),),
         tuple[tuple[str, bytes, str, bytes], ...]: (("aurora", b"k" * 32, "aes", b"s" * 64),),
-        messages.QuantiseGradients | None: messages.QuantiseGradients(0, 0.5, 1.0, tensor),
+        messages.QuantiseGradients | None: messages.QuantiseGradients(0, 0.5, 1.0, tensor, (scales,)),
+        tuple[messages.TreeScales, ...]: (scales,),
+        tuple[messages.TreeSplits, ...]: (messages.TreeSplits(1, *[tensor] * 8),),
         messages.Contribution | None: messages.Contribution(0, 0, "sums", 3, tensor, 1),
     }
     return known[kind]
@@ -549,8 +552,8 @@ def states() -> tuple[bytes, bytes]:
     with AggregatorState(folder() / "made.state", AGREEMENT, "hub") as state:
         state.begin(b"r" * 32, (("aurora", b"k" * 32, 60, 10, b"\5"),))
         state.begin_epoch(agreed)
-        state.checkpoint(mark, _broadcast(messages.UseCuts), snapshot, setup, None)
-        state.checkpoint(replace_mark(mark), _broadcast(messages.SplitNodes), snapshot, None, tree)
+        state.checkpoint(mark, _broadcast(messages.UseCuts), snapshot, setup, [])
+        state.checkpoint(replace_mark(mark), _broadcast(messages.SplitNodes), snapshot, None, [tree])
         state.finish(Outcome(from_json(model), model, {"auc": [0.5, None]}, 1, 3, ()), b"")
         hub = state.path
     with PartyState(folder() / "party.state", AGREEMENT, "aurora", b"w" * 32) as own:
@@ -816,6 +819,7 @@ def service_folder() -> Path:
 def service_file(content: bytes) -> None:
     path = service_folder() / "service.toml"
     path.write_bytes(content)
+    read_place(path)
     read_service_file(path)
 
 
@@ -1133,7 +1137,12 @@ TARGETS = (
         lambda: [shared_states()],
         ("node.shared_state.SharedState",),
     ),
-    Target("services' files", service_file, lambda: [SERVICE], ("service.config.read_service_file",)),
+    Target(
+        "services' files",
+        service_file,
+        lambda: [SERVICE],
+        ("service.config.read_service_file", "service.config.read_place"),
+    ),
     Target("back-ups", back_up, back_ups, ("service.backup.read_backup",)),
     Target("lines of --json and records", read_line, lines, ("node.events.read_line",), (msgspec.DecodeError,)),
 )

@@ -22,6 +22,7 @@ TABLES = {
     "credit_default": ("lender", "default", "binary:logistic"),
     "cell_anomaly_4g": ("site", "unusual", "binary:logistic"),
     "lte_drop_rate": ("year", "drop_rate", "reg:squarederror"),
+    "telstra_faults": ("region", "fault_severity", "multi:softprob"),
 }
 """Table -> party column, label, objective."""
 
@@ -33,6 +34,25 @@ SUMMED = {
     "lte_drop_rate": "1a77046c096cd77c",
 }
 """Table -> the first digits of the model's SHA-256, in federated mode and in secure aggregation: both give one model."""
+
+SEVERAL: dict[str, tuple[str, dict[str, object]]] = {
+    "a5f9340516cdaa06": ("telstra_faults", {}),
+    "1c9b04d5116cbfdc": (
+        "telstra_faults",
+        {"subsample": 0.7, "colsample_bytree": 0.5, "colsample_bylevel": 0.7, "colsample_bynode": 0.8},
+    ),
+    "a783c9be55a960e8": ("telstra_faults", {"num_parallel_tree": 2, "subsample": 0.6, "eta": 0.4}),
+    "7d3f05cd77b69913": ("telstra_faults", {"grow_policy": "lossguide", "max_leaves": 9}),
+    "02e4d7d664c19cf0": (
+        "telstra_faults",
+        {"rounds": 12, "early_stopping_rounds": 2, "eta": 1.0, "num_parallel_tree": 2, "subsample": 0.5},
+    ),
+    "b2b3b43ec5ff902c": (
+        "heart_disease",
+        {"num_parallel_tree": 5, "subsample": 0.6, "colsample_bynode": 0.6, "eta": 0.5},
+    ),
+}
+"""Of rounds of several trees: the first digits of the model's SHA-256 when trees grew one by one -> table, parameters."""
 
 SHARED = {"heart_disease": "c16dbc2cfd8136ac", "higgs": "0c065ead7e077374"}
 """The same in coopetitive mode, under keys that are fixed here: leaf values are rounded by draws of the keys."""
@@ -62,6 +82,19 @@ def test_the_model_of_sums_is_what_it_was(table, mode):
     frames, given = parties(table)
     run = hansa.fit(frames, mode=mode, rounds=8, max_depth=5, max_bin=64, seed=3, evaluation_fraction=0.1, **given)
     assert digest(run) == SUMMED[table]
+
+
+@pytest.mark.parametrize("mode", ["federated", "secure-aggregation"])
+@pytest.mark.parametrize("known", SEVERAL)
+def test_the_model_of_several_trees_a_round_is_what_it_was_when_they_grew_one_by_one(known, mode):
+    table, given = SEVERAL[known]
+    frames, more = parties(table)
+    if table == "telstra_faults":  # its first features
+        label = more["label"]
+        frames = {name: rows[[*rows.columns.drop(label)[:60], label]] for name, rows in frames.items()}
+        more["num_class"] = 3
+    same = {"rounds": 4, "max_depth": 5, "max_bin": 64, "seed": 3, "evaluation_fraction": 0.1}
+    assert digest(hansa.fit(frames, mode=mode, **{**same, **more, **given})) == known
 
 
 class FixedKey:

@@ -48,6 +48,9 @@ VERIFIED: Mapping[str, str] = {
     + _CHECKED,
 }
 """`privacy.verify_counts` -> what a secure-aggregation run adds."""
+
+SIDE_BY_SIDE = "The trees of a round may grow side by side: what is said of one tree holds for all of one round."
+"""Where a round has several trees, added to what is said of an aggregator that lies."""
 RESIDUALS: Mapping[str, str] = {
     "federated": "Leaves are quantiles of residuals: the aggregator also reads, of each party, how many rows of each leaf have a "
     "residual in each of many narrow cells. In a leaf of few rows it so learns labels nearly.",
@@ -182,6 +185,8 @@ def exposure(plan: Plan) -> tuple[str, ...]:
     folded = (FOLDS[plan.coopetitive is not None].format(plan.folds),) if plan.folds else ()
     tried = () if plan.search is None else (TRIALS.format(plan.search.trials),)
     checked = (VERIFIED[plan.verify_counts],) if plan.mode == MASKED else ()
+    several = plan.mode == MASKED and plan.parameters.trees_per_round > 1
+    beside = (SIDE_BY_SIDE,) if several and plan.verify_counts in ("tree", "after") else ()
     shown = (
         "Sums with it and without it tell the aggregator its part of the tree that had begun. "
         if plan.mode == MASKED
@@ -208,7 +213,7 @@ def exposure(plan: Plan) -> tuple[str, ...]:
     if plan.collectors:
         of_parties = "; ".join(f"{name}: {', '.join(own)}" for name, own in plan.collectors)
         basic = (*(sentence.format(of_parties) for sentence in COLLECTED), *basic[2:])
-    return basic + refitted + masked + checked + told + own + folded + tried + without
+    return basic + refitted + masked + checked + beside + told + own + folded + tried + without
 
 
 def exposure_lines(plan: Plan) -> list[str]:

@@ -27,12 +27,14 @@ TWO = {"allow_two_parties": True, "least_party_rows": 0}
 LYING = """
 import sys
 from dataclasses import replace
+import numpy as np
 from hansa.roles.summed.verified_counts import CountRelay
 from hansa.trees import growth, splitting
 
 name, rule_of = CountRelay.name, splitting.rule_of
 CountRelay.name = lambda self, named: name(
-    self, named and named._replace(least=-(2**63), whole=named.whole[:0], within=named.within[:0])
+    self,
+    named and named._replace(least=np.full(named.size, -(2**63)), whole=named.whole[:0], within=named.within[:0]),
 )
 growth.splitting.rule_of = lambda parameters, scales: replace(rule_of(parameters, scales), least_hessian=1.0)
 from hansa.cli.main import main

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from declared_keys import PLAN_KEYS
-from hansa.exposure import EXPOSURE, RESIDUALS, STATISTICS, VERIFIED, exposure, openings_under
+from hansa.exposure import EXPOSURE, RESIDUALS, SIDE_BY_SIDE, STATISTICS, VERIFIED, exposure, openings_under
 from hansa.mpc.openings import OPENINGS
 from hansa.node.plan_report import defaults
 from hansa.plan import DEFAULT_VERIFY_COUNTS, MODES, VERIFY_COUNTS, Plan, parse_plan
@@ -109,6 +109,15 @@ def test_a_plan_says_what_an_aggregator_that_lies_can_do(consortium: Consortium,
     path.write_text(MASKED.replace("[privacy]", f'[privacy]\nverify_counts = "{when}"'))
     lines = [line.strip() for line in hansa("plan", "show", path).stdout.splitlines()]
     assert [sentence in lines for sentence in VERIFIED.values()] == [other == when for other in VERIFIED]
+
+
+@pytest.mark.parametrize("when", VERIFY_COUNTS)
+@pytest.mark.parametrize("trees", [1, 3])
+def test_a_plan_with_several_trees_a_round_says_that_a_liar_gets_those_of_a_round(when, trees):
+    given = MASKED.replace("[privacy]", f'[privacy]\nverify_counts = "{when}"')
+    plan = parse_plan(given.replace("[parameters]", f"[parameters]\nnum_parallel_tree = {trees}"))
+    assert plan.parameters.num_parallel_tree == trees
+    assert (SIDE_BY_SIDE in exposure(plan)) is (trees > 1 and when in ("tree", "after"))
 
 
 def test_a_plan_is_shown_with_every_key_and_its_defaults(consortium: Consortium):

@@ -151,7 +151,7 @@ def made(folder: Path, n_rows: int, threads: int = 1) -> tuple[CodesInMemory, Co
     assert isinstance(memory, CodesInMemory)
     assert isinstance(disk, CodesOnDisk)
     binned = bin_rows(features, cuts)
-    for (_, first, end), block in zip(disk._spans, disk.arrays(), strict=True):
+    for (_, first, end), block in zip(disk.spans, disk.arrays(), strict=True):
         np.testing.assert_array_equal(block, binned.codes_by_feature[:, first:end])
     return memory, disk, cuts
 
@@ -184,14 +184,14 @@ def test_a_tree_that_is_followed_first_has_the_same_histograms_afterwards(tmp_pa
     for codes in (memory, disk):
         inside, outside = part(n_rows, lambda first, end: np.arange(first, end) % 7 > 0, np.empty(n_rows, np.uint16))
         margins = np.zeros(n_rows, np.float32)
-        codes.start_tree(inside, outside, margins)
-        counts = codes.move(SPLIT)
-        codes.follow(SPLIT)
+        tree = codes.start_tree(inside, outside, margins)
+        counts = tree.move(SPLIT)
+        tree.follow(SPLIT)
         out = np.empty((2, 1, layout.cells), np.int64)
-        codes.histograms(layout, np.array([0]), packed, out[:1])
-        codes.histograms(layout, np.array([1]), packed, out[1:])
-        codes.move(LEAVES)
-        codes.follow(LEAVES)
+        tree.histograms(layout, np.array([0]), packed, out[:1])
+        tree.histograms(layout, np.array([1]), packed, out[1:])
+        tree.move(LEAVES)
+        tree.follow(LEAVES)
         found.append((counts, out, margins))
     for one, other in zip(*found, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -200,13 +200,13 @@ def test_a_tree_that_is_followed_first_has_the_same_histograms_afterwards(tmp_pa
 
 def test_a_level_is_one_pass(tmp_path, monkeypatch):
     passes: list[int] = []
-    pass_over = CodesOnDisk._pass
+    pass_over = disk_codes._TreeOnDisk._pass
 
     def counted(self, level, positions):
         passes.append(len(positions))
         return pass_over(self, level, positions)
 
-    monkeypatch.setattr(CodesOnDisk, "_pass", counted)
+    monkeypatch.setattr(disk_codes._TreeOnDisk, "_pass", counted)
     agreed = plan(("aurora",), rounds=2, max_depth=3, evaluation=0.2)
     rows = table(400)
     Conversation(agreed, {"aurora": rows}, hold=on_disk(tmp_path)).finish()
@@ -291,13 +291,13 @@ def train(rows, count, code):
     codes = code(groups(count, rows), rows, cuts, np.zeros(count, np.int32), ALL_ROWS, True, WorkerPool(2))
     layout = layout_of(cuts.code_offsets, np.arange(count, dtype=np.uint32))
     packed, none = np.ones((1, rows), np.int64), np.zeros(0, np.float32)
-    codes.start_tree(*part(rows, None, np.empty(rows, np.uint16)), np.zeros(rows, np.float32))
+    tree = codes.start_tree(*part(rows, None, np.empty(rows, np.uint16)), np.zeros(rows, np.float32))
     out = np.empty((1, 1, layout.cells), np.int64)
-    codes.histograms(layout, np.zeros(1, np.int64), packed, out)
+    tree.histograms(layout, np.zeros(1, np.int64), packed, out)
     assert out.sum() == rows * count
     kinds = np.int32, np.int32, np.uint8, np.float32, np.uint8
-    codes.move(Level(*(np.array([given], kind) for given, kind in zip((0, 3, 0, 0, 1), kinds)), none))
-    codes.histograms(layout, np.zeros(1, np.int64), packed, out)
+    tree.move(Level(*(np.array([given], kind) for given, kind in zip((0, 3, 0, 0, 1), kinds)), none))
+    tree.histograms(layout, np.zeros(1, np.int64), packed, out)
     assert out.sum() == rows // 2 * count
 
 

@@ -74,6 +74,8 @@ from hansa.protocol.messages import (
     TellLevels,
     Tensor,
     TrainingSetup,
+    TreeScales,
+    TreeSplits,
     UseCuts,
     UseLevels,
     VouchRows,
@@ -100,6 +102,7 @@ HASHES = st.binary(max_size=40)
 INDEXES = st.lists(INT64, max_size=3).map(tuple)
 PROOFS = st.builds(LogProof, INT64, INT64, INDEXES, INDEXES, st.lists(HASHES, max_size=3).map(tuple))
 LOGS = st.builds(LogCheckpoint, HASHES, INT64, HASHES, HASHES, st.lists(PROOFS, max_size=2).map(tuple))
+SCALES = st.lists(st.builds(TreeScales, INT64, FLOATS, FLOATS, TENSORS), max_size=3).map(tuple)
 AWAITED = st.builds(Awaited, TEXT, INT64, TEXT, INDEXES, INT64, INDEXES)
 FIELDS = {
     tuple[Awaited, ...]: st.lists(AWAITED, max_size=3).map(tuple),
@@ -128,7 +131,9 @@ FIELDS = {
     tuple[Tensor, ...]: st.lists(TENSORS, max_size=3).map(tuple),
     dict[str, bytes]: st.dictionaries(TEXT, st.binary(max_size=40), max_size=4),
     dict[str, tuple[str, ...]]: st.dictionaries(TEXT, st.lists(TEXT, max_size=4).map(tuple), max_size=4),
-    QuantiseGradients | None: st.none() | st.builds(QuantiseGradients, INT64, FLOATS, FLOATS, TENSORS),
+    QuantiseGradients | None: st.none() | st.builds(QuantiseGradients, INT64, FLOATS, FLOATS, TENSORS, SCALES),
+    tuple[TreeScales, ...]: SCALES,
+    tuple[TreeSplits, ...]: st.lists(st.builds(TreeSplits, INT64, *[TENSORS] * 8), max_size=3).map(tuple),
     Contribution | None: st.none() | st.builds(Contribution, INT64, INT64, TEXT, INT64, TENSORS, INT64),
 }
 
@@ -397,6 +402,8 @@ def test_a_large_frame_of_every_kind_that_has_data_passes():
             str: "x",
             tuple[float, ...]: (0.5,) * 1000,
             tuple[bytes, bytes]: (b"", b""),
+            tuple[TreeScales, ...]: (TreeScales(1, 0.5, 0.5, data),),
+            tuple[TreeSplits, ...]: (TreeSplits(1, *[data] * 8),),
         }
         message = kind(**{f.name: (values | plain).get(f.type) for f in fields})
         assert encode(decode("aurora", encode(message))) == encode(message)

@@ -26,7 +26,7 @@ from hansa.data.binning import bin_columns, code_type
 from hansa.data.quantiles import Cuts
 from hansa.errors import OutputError
 from hansa.files import failed
-from hansa.roles.summed.row_codes import Groups, RowCodes, missing_codes
+from hansa.roles.summed.row_codes import Groups, RowCodes, RowsInTree, missing_codes
 from hansa.trees.growth import advance, nodes_to_build
 from hansa.trees.histogram import Int64, Layout, add_chunk
 from hansa.trees.level import Level
@@ -162,14 +162,14 @@ class CodesOnDisk:
         self._dtype = dtype
         self._n_rows = n_rows
         self._n_features = cuts.n_features
-        self._missing = missing_codes(cuts)
-        self._n_categories = n_categories
-        self._pool = pool
-        self._owner = owner
-        self._spans = list(spans(n_rows))
+        self.missing = missing_codes(cuts)
+        self.n_categories = n_categories
+        self.pool = pool
+        self.owner = owner
+        self.spans = list(spans(n_rows))
         rows = min(n_rows, CHUNK_ROWS)
-        self._scratch = np.empty((pool.threads, rows), np.uint16)
-        self._in_order = np.empty((pool.threads, rows), np.int64)
+        self.scratch = np.empty((pool.threads, rows), np.uint16)
+        self.in_order = np.empty((pool.threads, rows), np.int64)
 
     def close(self) -> None:
         """Let the file go."""
@@ -181,20 +181,49 @@ class CodesOnDisk:
         chunk_of = rows // CHUNK_ROWS
         for chunk in np.unique(chunk_of).tolist():
             asked = np.flatnonzero(chunk_of == chunk)
-            found[asked] = self._codes_of(chunk)[:, rows[asked] - chunk * CHUNK_ROWS].T
+            found[asked] = self.codes_of(chunk)[:, rows[asked] - chunk * CHUNK_ROWS].T
         return found
 
     def arrays(self) -> Iterator[npt.NDArray[Any]]:
-        for chunk in range(len(self._spans)):
-            yield self._codes_of(chunk)
+        for chunk in range(len(self.spans)):
+            yield self.codes_of(chunk)
 
-    def start_tree(self, inside: ChunkedRows, outside: ChunkedRows, margins: npt.NDArray[np.float32]) -> int:
+    def start_tree(self, inside: ChunkedRows, outside: ChunkedRows, margins: npt.NDArray[np.float32]) -> RowsInTree:
+        return _TreeOnDisk(self, inside, outside, margins)
+
+    def codes_of(self, chunk: int) -> npt.NDArray[Any]:
+        """(n_features, rows of the chunk), a view of the file."""
+        _, first, end = self.spans[chunk]
+        count, at = (end - first) * self._n_features, first * self._n_features * self._dtype.itemsize
+        return np.frombuffer(self._map, self._dtype, count, at).reshape(self._n_features, end - first)
+
+    def advise(self, chunk: int, *, soon: bool) -> None:
+        """Have the system read a chunk before its turn, or let its memory go."""
+        if chunk >= len(self.spans) or not hasattr(self._map, "madvise"):
+            return
+        _, first, end = self.spans[chunk]
+        size = self._n_features * self._dtype.itemsize
+        advice = mmap.MADV_WILLNEED if soon else mmap.MADV_DONTNEED
+        self._map.madvise(advice, first * size, (end - first) * size)
+
+
+class _TreeOnDisk:
+    """See `RowsInTree`. The trees that grow side by side pass over the file one after the other.
+
+    Args:
+        codes: the file. inside, outside, margins: as for `RowCodes.start_tree`.
+    """
+
+    def __init__(
+        self, codes: CodesOnDisk, inside: ChunkedRows, outside: ChunkedRows, margins: npt.NDArray[np.float32]
+    ) -> None:
+        self._file = codes
+        self.n_rows = inside.n_rows
         self._inside, self._outside = (_Nodes(rows.starts[None], rows.ends[None]) for rows in (inside, outside))
         self._rows, self._margins = inside.rows, margins
         self._has_outside = outside.n_rows > 0
         self._layout: Layout | None = None
         self._built, self._sums = _NO_NODES, np.zeros((0, 0, 0), np.int64)
-        return inside.n_rows
 
     def histograms(self, layout: Layout, positions: Int64, packed: Int64, out: Int64) -> None:
         self._layout, self._packed = layout, packed
@@ -211,29 +240,13 @@ class CodesOnDisk:
     def follow(self, level: Level) -> None:
         """Nothing: `move` moved these rows too."""
 
-    # --- passes -------------------------------------------------------------------------------------------------------
-
-    def _codes_of(self, chunk: int) -> npt.NDArray[Any]:
-        """(n_features, rows of the chunk), a view of the file."""
-        _, first, end = self._spans[chunk]
-        count, at = (end - first) * self._n_features, first * self._n_features * self._dtype.itemsize
-        return np.frombuffer(self._map, self._dtype, count, at).reshape(self._n_features, end - first)
-
-    def _advise(self, chunk: int, *, soon: bool) -> None:
-        """Have the system read a chunk before its turn, or let its memory go."""
-        if chunk >= len(self._spans) or not hasattr(self._map, "madvise"):
-            return
-        _, first, end = self._spans[chunk]
-        size = self._n_features * self._dtype.itemsize
-        advice = mmap.MADV_WILLNEED if soon else mmap.MADV_DONTNEED
-        self._map.madvise(advice, first * size, (end - first) * size)
-
     def _pass(self, level: Level | None, positions: Int64) -> Int64:
         """Move all rows by a level, if there is one, then build the histograms of the nodes at `positions`, chunk by chunk.
 
         Returns int64 (2 splits,): how many rows of the tree reach each child.
         """
-        threads, layout = self._pool.threads, self._layout
+        file, layout = self._file, self._layout
+        threads = file.pool.threads
         splits = 0 if level is None else len(level.splits)
         counts = np.zeros((threads, 2 * splits), np.int64)
         shape = (len(positions), 0, 0)
@@ -242,16 +255,16 @@ class CodesOnDisk:
         sums = np.zeros((threads, *shape), np.int64)
         inside = self._inside if level is None else self._inside.below(level)
         outside = self._outside.below(level) if level is not None and self._has_outside else self._outside
-        progress = _Progress(f"party {self._owner!r}: blocks of rows passed", len(self._spans))
+        progress = _Progress(f"party {file.owner!r}: blocks of rows passed", len(file.spans))
 
         def work(thread: int, begin: int, end: int, start_signal: StartSignal) -> None:
             send_start(start_signal)
-            scratch, in_order = self._scratch[thread], self._in_order[thread]
+            scratch, in_order = file.scratch[thread], file.in_order[thread]
             for chunk in range(begin, end):
                 if layout is not None and len(positions) and chunk + 1 < end:
-                    self._advise(chunk + 1, soon=True)
-                codes = self._codes_of(chunk)
-                _, first, last = self._spans[chunk]
+                    file.advise(chunk + 1, soon=True)
+                codes = file.codes_of(chunk)
+                _, first, last = file.spans[chunk]
                 if level is not None:
                     margins = self._margins[first:last]
                     counts[thread] += self._advance(codes, scratch, chunk, self._inside, inside, level, margins)
@@ -262,10 +275,10 @@ class CodesOnDisk:
                     of_nodes = self._rows, starts, ends, self._packed, first, in_order
                     add_chunk(codes, layout.columns, layout.offsets, *of_nodes, sums[thread])
                 del codes
-                self._advise(chunk, soon=False)
+                file.advise(chunk, soon=False)
                 progress.add()
 
-        self._pool.share(work, len(self._spans))
+        file.pool.share(work, len(file.spans))
         self._inside, self._outside = inside, outside
         self._built, self._sums = positions, sums[0] if threads == 1 else sums.sum(axis=0)
         total: Int64 = counts.sum(axis=0)
@@ -285,7 +298,7 @@ class CodesOnDisk:
         # Copies: kernels are compiled for arrays that are contiguous.
         spans_before = before.starts[:, chunk, None].copy(), before.ends[:, chunk, None].copy()
         starts, ends, counts = advance(
-            codes, self._missing, self._n_categories, self._rows, scratch, *spans_before, *level, margins
+            codes, self._file.missing, self._file.n_categories, self._rows, scratch, *spans_before, *level, margins
         )
         after.starts[:, chunk], after.ends[:, chunk] = starts[:, 0], ends[:, 0]
         found: Int64 = counts

@@ -78,9 +78,9 @@ class Shard:
     def _levels(self) -> dict[str, tuple[str, ...]]:
         return dict(self._rows.own_levels)
 
-    def _built_histograms(self, layout: Layout, positions: Int64, shape: tuple[int, ...]) -> Int64:
+    def _built_histograms(self, place: int, layout: Layout, positions: Int64, shape: tuple[int, ...]) -> Int64:
         out = np.empty(shape, np.int64)
-        self._rows.histograms(layout, positions, out)
+        self._rows.histograms(place, layout, positions, out)
         return out
 
 

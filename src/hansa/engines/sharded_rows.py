@@ -94,7 +94,7 @@ def _growth(calls: Sequence[tuple[str, tuple[Any, ...]]]) -> list[tuple[str, tup
     kept = []
     for method, arguments in calls:
         if method == "start_round":
-            kept.append(("draw", arguments[:1]))
+            kept.append(("draw", (0, arguments[0])))
         elif method in GROWTH:
             kept.append((method, arguments))
     return kept
@@ -271,24 +271,24 @@ class ShardedRows:
     def shap(self, model: Ensemble, unit: int) -> Int64:
         return self._whole("shap", model, unit)
 
-    def draw(self, tree: int) -> None:
-        self._change("draw", tree)
+    def draw(self, place: int, tree: int) -> None:
+        self._change("draw", place, tree)
 
-    def start_tree(self, output: int) -> int:
-        return sum(self._change("start_tree", output))
+    def start_tree(self, place: int, output: int) -> int:
+        return sum(self._change("start_tree", place, output))
 
-    def quantise(self, output: int, scales: Scales) -> None:
-        self._change("quantise", output, scales)
+    def quantise(self, place: int, output: int, scales: Scales) -> None:
+        self._change("quantise", place, output, scales)
 
-    def histograms(self, layout: histogram.Layout, positions: Int64, out: Int64) -> None:
-        out[:] = self._total("built_histograms", layout, positions, out.shape)
+    def histograms(self, place: int, layout: histogram.Layout, positions: Int64, out: Int64) -> None:
+        out[:] = self._total("built_histograms", place, layout, positions, out.shape)
 
-    def move(self, level: Level) -> Int64:
-        found: Int64 = added(self._change("move", level.copy()))
+    def move(self, place: int, level: Level) -> Int64:
+        found: Int64 = added(self._change("move", place, level.copy()))
         return found
 
-    def follow(self, level: Level) -> None:
-        self._change("follow", level.copy())
+    def follow(self, place: int, level: Level) -> None:
+        self._change("follow", place, level.copy())
 
     def count_residuals(self, request: CutRequest, grid: Grid, weight_unit: int) -> tuple[Counts, Int64]:
         counts, sums = self._total("count_residuals", request, grid, weight_unit)

@@ -148,7 +148,9 @@ def _shown(evidence: Evidence, plan: Plan, counts: list[npt.NDArray[np.int64]]) 
                 where = "labels" if message.tree == SETUP else f"residuals in the leaves of tree {message.tree}"
                 of, allowed = f"cells of {message.bits} bits of {where}", plan.min_cell_rows + 1
             elif isinstance(message, SplitNodes):
-                of, allowed = f"children in tree {message.tree}", _least_rows(plan)
+                trees = [str(own.tree) for own in message.trees]
+                of = f"children in tree{'s' * (len(trees) > 1)} {', '.join(trees)}"
+                allowed = _least_rows(plan)
     return tuple(found)
 
 

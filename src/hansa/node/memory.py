@@ -13,6 +13,7 @@ import msgspec
 from hansa.data.columns import LARGE_CELLS
 from hansa.plan import COOPETITIVE, Plan
 from hansa.printable import size
+from hansa.roles.summed.side_by_side import trees_at_once
 from hansa.trees.losses import is_logistic
 
 MEMORY = Path("/proc/meminfo")
@@ -105,10 +106,11 @@ def _code_bytes(plan: Plan, lacks: bool) -> int:
 
 
 def _sums_of(plan: Plan, threads: int) -> int:
-    """Bytes of the histograms that threads build over codes on disk: of a level's nodes, by each."""
+    """Bytes of the histograms that threads build over codes on disk: of a level's nodes, by each, and of the trees side by side."""
     parameters = plan.parameters
     nodes = 1 if parameters.grow_policy == "lossguide" else 2 ** max(parameters.max_depth - 2, 0)
-    return (threads + 1) * nodes * (1 if _narrow(plan) else 2) * 8 * len(plan.schema.features) * parameters.max_bin
+    planes, cells = 1 if _narrow(plan) else 2, len(plan.schema.features) * parameters.max_bin
+    return (threads + trees_at_once(plan, cells, planes, 1)) * nodes * planes * 8 * cells
 
 
 def _narrow(plan: Plan) -> bool:
@@ -134,7 +136,9 @@ def _bytes_of(plan: Plan, n_rows: int, lacks: bool, large: bool, *, streamed: bo
     leaves = 4 if parameters.quantiles else 0  # of which leaf a row is in, before the leaves have values
     starts = 4 * outputs if parameters.quantiles and parameters.num_parallel_tree > 1 else 0
     packed = 8 if _narrow(plan) else 16
-    training = codes + 4 * outputs + leaves + starts + packed + 2 + kept + held + hashes + derivatives
+    at_once = trees_at_once(plan, features, packed // 8, n_rows)  # or fewer, where features have many bins
+    beside = (at_once - 1) * (2 + 4 * (parameters.num_parallel_tree > 1)) + (min(at_once, outputs) - 1) * packed
+    training = codes + 4 * outputs + leaves + starts + packed + 2 + kept + held + hashes + derivatives + beside
     one_column = (6 if plan.evaluation_fraction == 0 else 12) + (of_code if on_disk else 0)
     coding = codes + 4 * columns + hashes + held + (one_column if streamed else 4 * features)
     reading = 4 * columns + (24 if streamed else 7.5 * features)  # measured: DuckDB's arrays, and the copy of them

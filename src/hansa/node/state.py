@@ -20,7 +20,7 @@ import secrets
 import sqlite3
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -37,11 +37,11 @@ from hansa.roles.run import Roster
 from hansa.roles.summed.aggregator import Outcome
 from hansa.roles.summed.checkpoints import SignedCheckpoint, start_of_chain
 from hansa.roles.summed.journal import Broadcast
-from hansa.roles.summed.snapshots import KeptTree, Setup, Snapshot, encode
+from hansa.roles.summed.snapshots import KeptTrees, Setup, Snapshot, encode
 from hansa.trees.ensemble import Tree
 from hansa.trees.xgboost_json import from_json
 
-FORMAT = 1
+FORMAT = 2
 FLUSH_SHARE = 0.005
 """Of the time that flushing checkpoints to the disk may take, at each member: while one flushes, the others wait."""
 
@@ -475,7 +475,7 @@ class AggregatorState(State):
             self._put("roster", msgspec.msgpack.encode(roster))
 
     def checkpoint(
-        self, mark: Mark, broadcast: Broadcast, snapshot: Snapshot, setup: Setup | None, tree: Tree | None
+        self, mark: Mark, broadcast: Broadcast, snapshot: Snapshot, setup: Setup | None, trees: Sequence[Tree]
     ) -> None:
         """See `AggregatorJournal`."""
         checkpoint = self._next_checkpoint()
@@ -487,8 +487,8 @@ class AggregatorState(State):
             self._run("DELETE FROM snapshots WHERE checkpoint < ?", checkpoint - 2)
             if setup is not None:
                 self._put("setup", encode(setup))
-            if tree is not None:
-                self._run("INSERT INTO trees VALUES (?, ?)", checkpoint - 1, encode(KeptTree.of(tree)))
+            if trees:
+                self._run("INSERT INTO trees VALUES (?, ?)", checkpoint - 1, encode(KeptTrees.of(trees)))
 
     def keep_remaining(self, remaining: tuple[str, ...]) -> None:
         """See `AggregatorJournal`."""
@@ -506,14 +506,15 @@ class AggregatorState(State):
         """See `AggregatorJournal`."""
         last = self._run("SELECT kind, frame FROM broadcasts WHERE checkpoint = ?", checkpoint).fetchone()
         row = self._run("SELECT content FROM snapshots WHERE checkpoint = ?", checkpoint).fetchone()
-        trees = [
-            _decoded(content, KeptTree).tree()
+        kept = [
+            _decoded(content, KeptTrees).trees
             for (content,) in self._run("SELECT content FROM trees ORDER BY number").fetchall()
         ]
-        if last is None or row is None or len(trees) != checkpoint - 1:
+        if last is None or row is None or len(kept) != checkpoint - 1:
             raise StateError(
                 f"{self.path}: lacks parts of checkpoint {checkpoint}; restore it, or have every member begin anew"
             )
+        trees = [tree.tree() for own in kept for tree in own]
         return _decoded(row[0], Snapshot), trees, (last[0], last[1])
 
     def finish(self, outcome: Outcome, counts: bytes) -> None:

@@ -71,7 +71,7 @@ def warm_up(parameters: Parameters, categorical: bool = False) -> None:
         train_in_process(wide, {"party": _rows(WIDE_BINS, parameters)})
     # Row counts are verified among several parties only; what comes from a frame cannot be written to.
     words, none = np.frombuffer(bytes(32), np.int64).reshape(2, 2), np.zeros(0, np.int64)
-    add_up(words, np.zeros(1, np.int64), 0, 1, none, none, np.empty(1, np.int64))
+    add_up(words, np.zeros(1, np.int64), np.zeros(1, np.int64), 1, none, none, np.empty(1, np.int64))
 
 
 def _rows(bins: int, parameters: Parameters) -> Rows:

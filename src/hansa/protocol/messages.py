@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from hansa.errors import ProtocolError
 
-PROTOCOL_VERSION = 8
+PROTOCOL_VERSION = 9
 
 ENVELOPE_BYTES = 2**16
 """Bytes that a message may have beside its binary data; without any (`WITH_DATA`), in all."""
@@ -59,8 +59,9 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far a member is in a run, as its state folder says.
 
     run: the run's id. epoch: the last one that it took part in. checkpoint: the last one that it reached: 0 once all members joined, 1
-    with the cuts, one more with every tree. before, head: the broadcasts up to the checkpoint before that one (None where there is
-    none) and up to it; now: up to the last one that it answered. In coopetitive mode `roles.shared.checkpoints` says what they are.
+    with the cuts, one more with every tree, or all that grew side by side. before, head: the broadcasts up to the checkpoint before
+    that one (None where there is none) and up to it; now: up to the last one that it answered. In coopetitive mode
+    `roles.shared.checkpoints` says what they are.
     """
 
     run: bytes
@@ -97,7 +98,8 @@ class LogCheckpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Awaited(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A sum that a collector is to make of its parties' `Contribution`s.
 
-    quantity, step, dtype, shape: as each party sends it; "histograms" may come in fragments of some nodes, which are the first axis.
+    quantity, step, dtype, shape: as each party sends it; "histograms" are awaited of each tree that grows, (nodes, planes, cells), and
+    come one node behind the other, those of all trees, in fragments of some nodes.
     planes: of the histograms in it (`trees.histogram`), 0 where there are none. most: what one row adds to a number at most, by
     `roles.summed.row_bounds`; empty where no bound is known.
     """
@@ -345,12 +347,8 @@ class Described(Message, frozen=True):
     label_mean: float
 
 
-class QuantiseGradients(Message, frozen=True):
-    """Aggregator to party: count gradients at these scales, over these columns; answer with the root's "histograms".
-
-    Alone before the first tree and wherever scales wait for totals; otherwise part of the `SplitNodes` that end the tree before, as for
-    every tree of a round but its first.
-    """
+class TreeScales(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of a tree that grows beside another: the fields of `QuantiseGradients`."""
 
     tree: int
     gradient_scale: float
@@ -358,11 +356,46 @@ class QuantiseGradients(Message, frozen=True):
     columns: Tensor
 
 
-class SplitNodes(Message, frozen=True):
-    """Aggregator to party: what happens to active nodes (fields of `trees.level.Level`).
+class TreeSplits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of a tree that grows beside another: the fields of `SplitNodes`."""
 
-    Answered by "histograms" of the built children; where the tree ends (build_left is empty), by what comes next. In a round that has
-    more trees, `then` has the scales and columns of the next one, answered by its root's "histograms". Else a new round begins,
+    tree: int
+    feature: Tensor
+    bin: Tensor
+    missing_left: Tensor
+    leaf: Tensor
+    build_left: Tensor
+    child_leaf: Tensor
+    nodes: Tensor
+    categories: Tensor
+
+
+class QuantiseGradients(Message, frozen=True, omit_defaults=True):
+    """Aggregator to party: count gradients at these scales, over these columns; answer with the root's "histograms".
+
+    beside: the same of the trees after it that grow side by side with it: one answer has the roots of all. Alone before the first tree
+    and wherever scales wait for totals; otherwise part of the `SplitNodes` that end the trees before, as for all trees of a round but
+    the first ones.
+    """
+
+    tree: int
+    gradient_scale: float
+    hessian_scale: float
+    columns: Tensor
+    beside: tuple[TreeScales, ...] = ()
+
+    @property
+    def trees(self) -> tuple[QuantiseGradients | TreeScales, ...]:
+        """Of each tree what is told of it."""
+        return self, *self.beside
+
+
+class SplitNodes(Message, frozen=True, omit_defaults=True):
+    """Aggregator to party: what happens to active nodes of a tree (fields of `trees.level.Level`), and of those `beside` it.
+
+    All trees that grow side by side and have not ended are told of, in their order. Answered by "histograms" of the built children,
+    those of all trees one behind the other; where all trees have ended (build_left is empty), by what comes next. In a round that has
+    more trees, `then` has the scales and columns of the next ones, answered by their roots' "histograms". Else a new round begins,
     gradients bounded by gradient_bound: its metrics, then the "totals" of every output or, where `then` gives scales and columns
     already, its "root", the root's histogram with the totals behind. Where leaves are refitted, all leaves are 0 and the tree's end is
     answered by "residuals": its `SetLeaves` then says what comes next.
@@ -380,6 +413,12 @@ class SplitNodes(Message, frozen=True):
     categories: Tensor
     gradient_bound: float
     then: QuantiseGradients | None = None
+    beside: tuple[TreeSplits, ...] = ()
+
+    @property
+    def trees(self) -> tuple[SplitNodes | TreeSplits, ...]:
+        """Of each tree what is told of it."""
+        return self, *self.beside
 
 
 class CountResiduals(Message, frozen=True):
@@ -413,8 +452,9 @@ class SetLeaves(Message, frozen=True):
 class Contribution(Message, frozen=True):
     """Party to aggregator: this party's part of a sum over all parties.
 
-    tree is -1 before the first tree; step counts the requests of the set-up or of the tree; quantity says what is summed;
-    first is the position of the first item where a quantity travels in several fragments; zero, in the last fragment of a masked
+    tree is -1 before the first tree, and the first one of those that grow side by side; step counts the requests of the set-up or of
+    the tree; quantity says what is summed; first is the position of the first item where a quantity travels in several fragments (of
+    histograms the first built node, counted over all trees); zero, in the last fragment of a masked
     vector, is its masked zero word (0 elsewhere).
     """
 

@@ -485,6 +485,16 @@ class Grower:
         self._complete = 0
         self._usable = self._node_columns.usable(active)
 
+    @property
+    def node_shape(self) -> tuple[int, int]:
+        """(planes, cells) of a node's histogram."""
+        return self._planes, self._layout.cells
+
+    @property
+    def complete(self) -> bool:
+        """Whether all parties' parts of all built nodes of the level are there."""
+        return self._complete == len(self.to_build)
+
     def add(self, first: int, part: Int64, parties: int, party: int = 0) -> bool:
         """Add one party's histograms of the built nodes first, first + 1, ...; int64 (m, planes, cells).
 
@@ -504,7 +514,7 @@ class Grower:
         elif at_once and complete:
             for node in first + np.flatnonzero(taken[first : first + len(part)] == parties):
                 self._finish(int(node), int(node) + 1, ALONE)
-        if self._complete < len(self.to_build):
+        if not self.complete:
             return False
         if not at_once:
             self._finish(0, len(self.to_build), self._pool)

@@ -44,8 +44,9 @@ def add_up(words, own, least, most, whole, within, counts):  # type: ignore[no-u
 
     Args:
         words: int64 (parties, count + 1), a count for each name and then the zero word, in Z_2^64. own: int64 (count,) of one party.
-        least, most: rows that each must and may have. whole: int64 (pairs,): exact sums of counts 2 i and 2 i + 1, or empty. within:
-            int64 (pairs,): which count that sum is; -1 where it is `whole`, and that -1 where nothing is known.
+        least: int64 (count,), rows that each must have. most: rows that each may have. whole: int64 (pairs,): exact sums of counts 2 i
+            and 2 i + 1, or empty. within: int64 (pairs,): which count that sum is; -1 where it is `whole`, and that -1 where nothing is
+            known.
         counts: int64 (count,), written.
 
     Returns:
@@ -63,7 +64,7 @@ def add_up(words, own, least, most, whole, within, counts):  # type: ignore[no-u
         for party in range(words.shape[0]):
             total += words[party, name]
         counts[name] = total
-        if total < least or total > most:
+        if total < least[name] or total > most:
             found = 3
         elif total < own[name] and found == 0:
             found = 2

@@ -38,6 +38,7 @@ from hansa.roles.summed.collector import Collector
 from hansa.roles.summed.describing import check_describable
 from hansa.roles.summed.party import Party
 from hansa.roles.summed.row_bounds import MOST, fault_of, most_of
+from hansa.roles.summed.side_by_side import MOST_TREES
 from hansa.roles.summed.statistics import EXPONENTS
 from hansa.transport.channel import Frame, Hub, Traffic
 from made_tables import NAMES, OPEN, plan, spread, table
@@ -50,6 +51,9 @@ PLAIN = table(300)
 FEW = spread(PLAIN, np.where(np.arange(300) < 40, np.arange(300) % 2, 2))
 """Rows of equal weights, few of them behind west: what these can have is well below what fits a sum."""
 
+CLASSED = spread(table(300, "multi:softprob"), np.where(np.arange(300) < 40, np.arange(300) % 2, 2))
+"""The same with three classes: three trees a round, which grow side by side."""
+
 Change = Callable[[Contribution], Contribution | list[Contribution]]
 
 
@@ -58,7 +62,9 @@ def agreed(*, weighted: bool = True, **given):
     return replace(plan(NAMES[:3], weighted=weighted, evaluation=0.2, **given), collectors=WEST)
 
 
-def tables_of(weighted: bool = True, **_):
+def tables_of(weighted: bool = True, objective: str = "", **_):
+    if objective:
+        return CLASSED
     return TABLES if weighted else FEW
 
 
@@ -170,10 +176,14 @@ SHAPES: dict[str, tuple[str, Change, str]] = {
     "magnitudes, cut": ("magnitudes", cut, "expected '<i8' of shape (2, 256)"),
     "cells of another type": ("cells", as_floats, "expected '<u4'"),
     "cells, cut": ("cells", cut, "of shape"),
-    "histograms, cut": ("histograms", cut, "of shape"),
-    "no nodes": ("histograms", lambda m: with_values(m, arrays(m)[:0]), "expected from 0"),
+    "histograms, cut": ("histograms", cut, "expected whole nodes from 0"),
+    "no nodes": ("histograms", lambda m: with_values(m, arrays(m)[:0]), "expected whole nodes from 0"),
     "a node twice": ("histograms", twice, "sent"),
-    "nodes from further on": ("histograms", lambda m: msgspec.structs.replace(m, first=m.first + 1), "expected from 0"),
+    "nodes from further on": (
+        "histograms",
+        lambda m: msgspec.structs.replace(m, first=m.first + 1),
+        "expected whole nodes from 0",
+    ),
     "labels twice": ("labels", twice, "sent"),
     "another tree": ("histograms", lambda m: msgspec.structs.replace(m, tree=m.tree + 1), "of tree 0"),
     "another step": ("labels", lambda m: msgspec.structs.replace(m, step=7), "of step 1"),
@@ -233,6 +243,40 @@ def test_histograms_come_after_the_other_sums_of_a_round(monkeypatch):
     error = refused_of_party(monkeypatch, "metric/logloss", lambda m: later(m) if m.tree else m)
     assert "after all other sums" in str(error)
     assert held
+
+
+CLASSES = {"weighted": False, "objective": "multi:softprob", "max_depth": 3}
+BESIDE: dict[str, tuple[int, int, int]] = {
+    # A number that is added, its place in the root's histogram, and bits of sums.
+    "gradients, narrow": (2**62, 5, 32),
+    "hessians, narrow": (2**31 + 2**30, 5, 32),
+    "gradients below, wide": (-(2**61), 5, 64),
+    "hessians, wide": (2**61, -1, 64),
+}
+
+
+def at_root(of: int, change: Change) -> Change:
+    """A change of the root's histogram of one of the trees that grow side by side."""
+    return lambda message: change(message) if (message.step, message.first) == (1, of) else message
+
+
+@pytest.mark.parametrize("tree", [0, 1, 2])
+@pytest.mark.parametrize("name", BESIDE)
+def test_each_tree_side_by_side_is_held_to_the_rows(monkeypatch, name, tree):
+    number, place, bits = BESIDE[name]
+    lie = at_root(tree, adding(number, place))
+    error = refused_of_collector("histograms", lie, **CLASSES, histogram_bits=bits)
+    assert error.member == "west"
+    assert "the sums of a collector are of its parties' rows" in str(error)
+    error = refused_of_party(monkeypatch, "histograms", lie, **CLASSES, histogram_bits=bits)
+    assert "a party's sums are of its own rows" in str(error)
+
+
+@pytest.mark.parametrize("tree", [0, 2])
+def test_a_node_of_any_tree_comes_whole_and_once(monkeypatch, tree):
+    for change in (cut, twice):
+        refused_of_collector("histograms", at_root(tree, change), **CLASSES)
+        refused_of_party(monkeypatch, "histograms", at_root(tree, change), **CLASSES)
 
 
 # --- a collector lies -------------------------------------------------------------------------------------------------
@@ -356,6 +400,11 @@ def awaited(shape=(2, EXPONENTS), **fields) -> Awaited:
     return Awaited(shape=shape, **given)
 
 
+def nodes(shape=(3, 2, 5), **fields) -> Awaited:
+    """The histograms of a tree."""
+    return awaited(shape, **({"quantity": "histograms", "step": 1, "planes": 2, "most": (9, 9)} | fields))
+
+
 COLLECTS: dict[str, tuple[Awaited, ...]] = {
     "nothing": (),
     "the same twice": (awaited(), awaited()),
@@ -364,6 +413,13 @@ COLLECTS: dict[str, tuple[Awaited, ...]] = {
     "no axis": (awaited(()),),
     "more than memory": (awaited((2**20, 2**20)),),
     "histograms without planes": (awaited((1, 2), quantity="histograms"),),
+    "histograms of other planes": (nodes(planes=1),),
+    "histograms of no cells": (nodes((1, 2, 0)),),
+    "histograms of two steps": (nodes(), nodes(step=2)),
+    "histograms of two types": (nodes(), nodes(dtype="<u4")),
+    "histograms of one and two planes": (nodes(), nodes((1, 1, 3), planes=1)),
+    "histograms of too many trees": (nodes(),) * (MOST_TREES + 1),
+    "histograms of many trees that take more than memory": (nodes((2**14, 2, 2**10)),) * 9,
 }
 
 
@@ -412,7 +468,7 @@ def test_what_a_party_answers_before_the_collector_knows_what_is_awaited_is_kept
 
 
 def test_a_party_cannot_fill_a_collectors_memory_before_it_is_asked(monkeypatch):
-    monkeypatch.setattr("hansa.roles.summed.collector.MOST_BYTES", 5 * len(A_PART))
+    monkeypatch.setattr("hansa.roles.summed.collector.COLLECTED_BYTES", 5 * len(A_PART))
     collector = welcomed()
     told(collector, CountMagnitudes())
     for _ in range(2):

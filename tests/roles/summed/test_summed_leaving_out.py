@@ -43,7 +43,8 @@ def in_tree(number, level=0):
     def before(_number, sender, _to, frame):
         if sender == "hub":
             message = decode("hub", frame)
-            if isinstance(message, SplitNodes) and (message.tree, message.level) == (number, level):
+            trees = [own.tree for own in message.trees] if isinstance(message, SplitNodes) else []
+            if number in trees and message.level == level:
                 raise Crash
 
     return before

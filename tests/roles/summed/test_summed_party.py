@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import hansa.roles.summed.party
+import hansa.roles.summed.side_by_side
 from conversation import OF_COOPETITIVE_RUNS, Conversation, drawn_graph
 from hansa.data.schema import Schema
 from hansa.data.source import Rows
@@ -519,22 +520,25 @@ def test_a_categorical_feature_is_given_no_cuts(mode):
     )
 
 
-def test_classes_have_a_start_each_and_their_trees_follow_one_another():
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_classes_have_a_start_each_and_their_trees_follow_one_another(monkeypatch, at_once):
+    monkeypatch.setattr(hansa.roles.summed.side_by_side, "MOST_TREES", at_once)
     rows = spread(table(200, "multi:softprob"), np.arange(200) % 3)
     given = plan(tuple(rows), objective="multi:softprob", rounds=2, max_depth=2)
     talk = Conversation(given, rows)
     message = talk.until(UseCuts, ME)
     assert len(message.base_scores) == 3
     refused(talk, edited(message, base_scores=message.base_scores[:2]), "2 base scores; the model has 3 outputs")
-    for tree in range(6):
+    scales = Conversation(given, rows).until(QuantiseGradients, ME)
+    for first in (*range(0, 3, at_once), *range(3, 6, at_once)):
         talk = Conversation(given, rows)
-        last = last_splits(talk, tree)
-        if tree in (2, 5):
+        last = last_splits(talk, first)
+        following, end = first + at_once, 3 if first < 3 else 6
+        if following >= end:
             assert last.then is None
-            scales = last_splits(Conversation(given, rows), 0).then
-            refused(talk, edited(last, then=edited(scales, tree=tree + 1)), "come with the last splits")
+            refused(talk, edited(last, then=edited(scales, tree=end)), "come with the last splits")
         else:
-            assert last.then.tree == tree + 1
+            assert [own.tree for own in last.then.trees] == list(range(following, min(following + at_once, end)))
             refused(talk, edited(last, then=None), "do not come with the last splits")
 
 

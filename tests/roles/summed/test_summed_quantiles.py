@@ -341,8 +341,10 @@ class Peeper(Aggregator):
         yield from super()._join(member, message)
         if self._counts is not None:
             name = self._counts.name
-            lax = {"least": -(2**63), "whole": np.zeros(0, np.int64)}
-            self._counts.name = lambda named: name(named and named._replace(**lax))  # type: ignore[method-assign]
+            whole, lowest = np.zeros(0, np.int64), np.iinfo(np.int64).min
+            self._counts.name = lambda named: name(
+                named and named._replace(least=np.full(named.size, lowest), whole=whole)
+            )  # type: ignore[method-assign]
 
     def _take_residuals(self, message, counts, weights):  # type: ignore[no-untyped-def]
         if self._tree == SETUP:

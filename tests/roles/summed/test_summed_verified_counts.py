@@ -163,6 +163,11 @@ def test_what_is_shown_are_the_pooled_rows_of_every_child(when, monkeypatch):
 # --- an aggregator that asks what it must not --------------------------------------------------------------------------
 
 
+def unchecked(named: Named) -> Named:
+    """The same without a rule."""
+    return named._replace(least=np.full(named.size, LEAST_OF_ALL), whole=named.whole[:0])
+
+
 class Liar(Aggregator):
     """Does not check what it shows."""
 
@@ -170,7 +175,7 @@ class Liar(Aggregator):
         yield from super()._join(member, message)
         if self._counts is not None:
             name = self._counts.name
-            self._counts.name = lambda named: name(named and named._replace(least=LEAST_OF_ALL, whole=named.whole[:0]))  # type: ignore[method-assign]
+            self._counts.name = lambda named: name(named and unchecked(named))  # type: ignore[method-assign]
 
 
 def attacked(chosen: Plan, tables: dict[str, Rows], aggregator: type[Aggregator]) -> tuple[Aggregator, dict[str, str]]:
@@ -568,14 +573,14 @@ def test_an_aggregator_without_an_identity_cannot_have_counts_verified():
 
 def test_a_scale_too_coarse_to_tell_rows_is_refused():
     class Coarse(Liar):
-        def _scale_tree(self, totals):  # type: ignore[no-untyped-def]
-            message = super()._scale_tree(totals)
-            self._scales = replace(self._scales, hessian=1.0)
+        def _scale_trees(self, totals):  # type: ignore[no-untyped-def]
+            message = super()._scale_trees(totals)
+            self._growing[0].scales = replace(self._growing[0].scales, hessian=1.0)
             return edited(message, hessian_scale=1.0)
 
-        def _start_tree(self):  # type: ignore[no-untyped-def]
-            super()._start_tree()
-            self._counts.naming.start_tree(replace(self._scales, hessian=2.0**24), 1.0)
+        def _start_trees(self):  # type: ignore[no-untyped-def]
+            super()._start_trees()
+            self._counts.naming.start_trees(self._tree, [replace(self._growing[0].scales, hessian=2.0**24)], 1.0)
 
     _, refusals = attacked(counted(), TABLES, Coarse)
     assert set(refusals) == set(PARTIES)
@@ -660,7 +665,7 @@ class TestPartyThatLies:
 
 def test_a_party_whose_count_exceeds_the_pooled_one_is_told_by_every_other():
     """Masks hide whose count is false; that one is, shows as soon as it is below a party's own."""
-    named = Named(0, 1, 2, 1, 900, NOTHING, NOTHING, None, False, False, [(0, np.array([0]))])
+    named = Named(0, 1, 2, np.ones(2, np.int64), 900, NOTHING, NOTHING, None, False, False, [(0, 0, np.array([0]))])
     words = np.array([[5, 7, 1], [2**64 - 2, 1, 2**64 - 1]], np.uint64).tobytes()
     assert named.pooled(words, np.array([3, 8])).tolist() == [3, 8]
     with pytest.raises(ProtocolError, match="less than this party's own"):
@@ -683,7 +688,8 @@ def test_children_are_refused_if_and_only_if_one_is_too_small_or_they_do_not_add
     said = np.array(counts)
     said[at % len(said)] += lie
     unnamed = np.full(len(whole), -1)
-    named = Named(0, 1, len(said), least, 10_000, whole, unnamed, None, False, False, [(0, np.arange(len(said)))])
+    leasts, where = np.full(len(said), least), [(0, 0, np.arange(len(said)))]
+    named = Named(0, 1, len(said), leasts, 10_000, whole, unnamed, None, False, False, where)
     right = all(count >= least for count in said) and lie == 0
     assert (named.broken(said) == "") == right
     words = np.append(said, 0).astype(np.int64).tobytes()
@@ -707,7 +713,7 @@ def test_a_whole_tree_is_named_at_its_end_and_every_count_of_it_must_fit_its_par
     rows = 500
     naming = Naming(chosen, rows)
     naming.start(1.0)
-    naming.start_tree(Scales(1.0, 2.0**55, 2), 1.0)
+    naming.start_trees(0, [Scales(1.0, 2.0**55, 2)], 1.0)
     active, counts, named = [rows], [], None
     for number in range(depth):
         splits = [count > 1 and data.draw(st.booleans()) for count in active]
@@ -716,7 +722,7 @@ def test_a_whole_tree_is_named_at_its_end_and_every_count_of_it_must_fit_its_par
             left = data.draw(st.integers(1, count - 1)) if parted else 0
             children += [left, count - left] if parted else []
         last = number == depth - 1 or not any(splits)
-        named = naming.nodes(0, number, level_of(splits, last))
+        named = naming.nodes(number, {0: level_of(splits, last)})
         assert last or named is None
         counts += children
         active = children
@@ -762,7 +768,8 @@ def test_an_aggregator_that_grows_best_first_below_the_least_rows_is_caught(when
     chosen = replace(counted(when, **given), min_child_rows=60)
 
     class Careless(Liar):
-        _least_hessian = property(lambda _: 1, lambda _, __: None)
+        def _least_hessian(self, scales):  # type: ignore[no-untyped-def]
+            return 1
 
     _, refusals = attacked(chosen, TABLES, Careless)
     assert set(refusals) == set(PARTIES)
@@ -775,7 +782,7 @@ def test_counts_of_a_best_first_tree_must_fit_those_of_the_nodes_that_they_are_p
     chosen = counted(when, grow_policy="lossguide", max_depth=0, max_leaves=99, min_child_weight=0)
     naming = Naming(chosen, 400)
     naming.start(1.0)
-    naming.start_tree(Scales(1.0, 2.0**55, 2), 1.0)
+    naming.start_trees(0, [Scales(1.0, 2.0**55, 2)], 1.0)
     active, wholes, counts, named = [400], [], [], None
     for number in range(data.draw(st.integers(1, 5))):
         can = [at for at, count in enumerate(active) if count > 1]
@@ -796,7 +803,7 @@ def test_counts_of_a_best_first_tree_must_fit_those_of_the_nodes_that_they_are_p
             feature, none.astype(np.int32), none.astype(np.uint8), none.astype(np.float32), built,
             np.zeros(2 * (len(nodes) - (not last)), np.float32), np.array(order, np.int32),
         )  # fmt: skip
-        named = naming.nodes(0, number, told)
+        named = naming.nodes(number, {0: told})
         new = [count for pair in children for count in pair]
         counts += new
         waiting = [count for at, count in enumerate(active) if at not in nodes]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -48,6 +49,8 @@ from hansa.protocol.messages import (
     SplitNodes,
     SumLabels,
     TellLevels,
+    TreeScales,
+    TreeSplits,
     UseCuts,
     UseLevels,
     VouchRows,
@@ -92,6 +95,7 @@ from hansa.roles.summed.levels import (
 )
 from hansa.roles.summed.release import kept_rounds, released_value
 from hansa.roles.summed.row_bounds import COUNTS, counted_rows, fault_of, most_of, most_of_histograms
+from hansa.roles.summed.side_by_side import Shape, nodes_expected, trees_at_once, whole_nodes
 from hansa.roles.summed.start_model import start_model
 from hansa.roles.summed.statistics import (
     EXPONENTS,
@@ -200,6 +204,21 @@ IsBehind = Callable[[Sequence[float | None]], bool]
 """The values of a trial's last metric after each round -> whether it is not worth going on."""
 
 
+@dataclass
+class _Tree:
+    """A tree that grows: its number, of all trees of the run, and the output whose margins it moves; the scales of its sums, and its
+    columns, uint32; whether its last level was decided. grower: from when its root is asked for.
+    """
+
+    number: int
+    output: int
+    scales: objective.Scales
+    columns: npt.NDArray[np.uint32]
+    ended: bool = False
+
+    grower: Grower = field(init=False)
+
+
 class Aggregator:
     """The aggregator's side of a run.
 
@@ -264,7 +283,7 @@ class Aggregator:
         self._collectors = dict(plan.collectors)
         self._branches = plan.branches
         self._asked: tuple[int, int, str] | None = None
-        self._awaited: dict[str, Awaited] = {}
+        self._awaited: dict[str, list[Awaited]] = {}
         self._pool = pool
         self._report = report or (lambda _: None)
         tables = (AGGREGATOR, AGGREGATOR_MASKED, AGGREGATOR_VERIFYING)
@@ -282,7 +301,8 @@ class Aggregator:
         self._history: dict[str, list[float | None]] = {}
         self._without_value: dict[str, str] = {}
         self._exchanges = 0
-        self._buffers = Buffers()
+        self._buffers: list[Buffers] = []
+        self._growing: list[_Tree] = []
         self._layout: histogram.Layout | None = None
         self._received: set[str] = set()
         self._stopping = False
@@ -320,7 +340,7 @@ class Aggregator:
             case "confirming":
                 done = set(self._registration.tags)
             case "growing":
-                built = len(self._grower.to_build)
+                built = self._built
                 done = {party for party, count in self._next_node.items() if count == built}
                 return sorted(set(self.parties) - done)
             case "finishing":
@@ -406,8 +426,9 @@ class Aggregator:
         if not self._collectors or now == self._asked or self._session.state not in SUMMED_STATES:
             return
         self._asked = now
-        self._awaited = {own.quantity: own for own in self._awaited_sums()}
-        frame = messages.encode(Collect(self._tree, tuple(self._awaited.values())))
+        awaited = tuple(self._awaited_sums())
+        self._awaited = {own.quantity: [each for each in awaited if each.quantity == own.quantity] for own in awaited}
+        frame = messages.encode(Collect(self._tree, awaited))
         yield from ((collector, frame) for collector in self._collectors)
 
     def _awaited_sums(self) -> Iterator[Awaited]:
@@ -420,12 +441,15 @@ class Aggregator:
                 yield Awaited(quantity, step, sums.values.dtype.str, sums.values.shape, 0, most)
         if not growing:
             return
-        most = most_of_histograms(self._gradient_bound, self._hessian_bound, self._scales)
-        shape: tuple[int, ...] = len(self._grower.to_build), self._planes, self._cells
-        quantity = "histograms"
-        if self._with_root:
-            quantity, most, shape = "root", most + self._most_of_row("totals"), (math.prod(shape) + TOTALS,)
-        yield Awaited(quantity, self._step, "<i8", shape, self._planes, most)
+        bounds = self._gradient_bound, self._hessian_bound
+        trees = [tree for tree in self._growing if not tree.ended]
+        for tree, shape in zip(trees, self._shapes, strict=True):
+            most = most_of_histograms(*bounds, tree.scales)
+            if self._with_root:
+                words = (math.prod(shape) + TOTALS,)
+                yield Awaited("root", self._step, "<i8", words, shape[1], most + self._most_of_row("totals"))
+            else:
+                yield Awaited("histograms", self._step, "<i8", shape, shape[1], most)
 
     def _most_of_row(self, quantity: str) -> tuple[int, ...]:
         """What one row adds at most to each number of a sum; empty where that is not asked for."""
@@ -438,11 +462,11 @@ class Aggregator:
             return tuple(most_of(bound, math.ldexp(1.0, -unit)) for bound, unit in bounds)
         return ()
 
-    def _check_rows(self, collector: str, message: Contribution, part: npt.NDArray[Any]) -> None:
-        """Refuse sums of a collector that its parties' rows cannot have."""
-        awaited = self._awaited.get(message.quantity)
-        if awaited is None or message.zero:
+    def _check_rows(self, collector: str, message: Contribution, part: npt.NDArray[Any], place: int = 0) -> None:
+        """Refuse sums of a collector that its parties' rows cannot have. place: of the tree among those awaited."""
+        if message.quantity not in self._awaited or message.zero:
             raise self._broken(collector, message, f"expected {', '.join(self._awaited)}, without a zero word")
+        awaited = self._awaited[message.quantity][place]
         rows = counted_rows(message.quantity, *self._rows_of[collector])
         if fault := fault_of(part, awaited.planes, awaited.most, rows):
             raise self._broken(collector, message, f"{fault}; the sums of a collector are of its parties' rows")
@@ -535,8 +559,8 @@ class Aggregator:
             self._counts.absorb(*last)
         if state.growing:
             self._totals, self._most, self._with_root = list(state.totals), list(state.most), bool(state.most)
-            self._scale_tree(self._most if state.most else self._totals_of_tree())
-            self._start_tree()
+            self._scale_trees(self._most if state.most else self._totals)
+            self._start_trees()
         if self._counts is not None and state.named is not None:
             self._counts.name(state.named.named())
 
@@ -853,11 +877,11 @@ class Aggregator:
             self._session.go(message, "totalling")
             yield from self._start_training(self._search.cuts())
             return
-        grower, tree = self._grower, self._tree
-        values = grower.fill(search.values()[:, 0])
-        following = self._following(message, grower)
+        trees, tree = self._growing, self._tree
+        values = trees[0].grower.fill(search.values()[:, 0])
+        following = self._following(message)
         yield from self._broadcast(SetLeaves(tree, messages.to_tensor(values), self._gradient_bound, following))
-        self._keep_tree(grower, following)
+        self._keep_trees(trees, following)
 
     # --- describing ---------------------------------------------------------------------------------------------------
 
@@ -921,6 +945,9 @@ class Aggregator:
         self._given_cuts = cuts
         self._cuts = with_categories(cuts, self._rules)
         self._bin_offsets = np.concatenate([[0], np.cumsum(self._cuts.n_codes)]).astype(np.int64)
+        planes = 1 if self._histogram_bits == 32 else 2
+        most_rows = max(rows + held for _, _, rows, held, _ in self._roster)
+        self._at_once = trees_at_once(plan, int(self._bin_offsets[-1]), planes, most_rows)
         outputs, limit = plan.parameters.outputs, plan.schema.base_margin_limit
         self._base_margins = [float(base_margin(plan.parameters.objective, score)) for score in self._start.base_scores]
         self._highest_margins = list(self._base_margins)
@@ -949,7 +976,7 @@ class Aggregator:
         Args:
             hessian_sums: by output, an upper bound on the sum of h over all rows that may be drawn; None where none is known.
         """
-        self._tree += 1
+        self._tree += max(len(self._growing), 1)
         self._step = 0
         self._exchanges += 1
         self._expect_totals()
@@ -1020,55 +1047,64 @@ class Aggregator:
         else:
             self._session.go(message, "growing")
             self._exchanges += 1
-            yield from self._broadcast(self._scale_tree(self._totals_of_tree()))
+            yield from self._broadcast(self._scale_trees(self._totals))
             # The parties are at work again.
-            self._start_tree()
+            self._start_trees()
 
-    def _totals_of_tree(self) -> list[int]:
-        """The pooled totals of this tree's output, as its round began."""
-        gradient_sum, hessian_sum = self._totals[TOTALS * self._output : TOTALS * (self._output + 1)]
-        return [gradient_sum, hessian_sum]
-
-    def _scale_tree(self, totals: list[int]) -> QuantiseGradients:
-        """Ask for the root's histograms, at scales that suit these totals or upper bounds of them; `_start_tree` then takes them."""
-        parameters = self._plan.parameters
+    def _scale_trees(self, totals: list[int]) -> QuantiseGradients:
+        """Ask for the roots' histograms of the trees that come next, at scales that suit these totals of the round, by output, or upper
+        bounds of them; `_start_trees` then takes them.
+        """
+        parameters, of_round = self._plan.parameters, self._tree % self._per_round
         if self._leaf_bits is not None:  # the scales say no more of the leaves' sums than a power of two
             totals = [1 << (total - 1).bit_length() if total > 0 else total for total in totals]
         short = LOSSES[parameters.objective].gradients == "hinge" or parameters.objective == "reg:absoluteerror"
-        scales = self._scales = objective.scales(
-            totals[0], totals[1], *self._units, self._n_rows, self._histogram_bits, short
-        )
-        heaviest = heaviest_row(most_hessian(*self._public_bounds()), scales)
-        self._least_hessian = hessian_of(self._plan.min_child_rows, heaviest)
-        self._columns = draw_columns(
-            len(self._plan.schema.features), parameters.colsample_bytree, parameters.seed, self._tree
-        )
+        n_features = len(self._plan.schema.features)
+        self._growing = []
+        for place in range(min(self._at_once, self._per_round - of_round)):
+            number, output = self._tree + place, (of_round + place) // parameters.num_parallel_tree
+            gradient_sum, hessian_sum = totals[TOTALS * output : TOTALS * (output + 1)]
+            scales = objective.scales(
+                gradient_sum, hessian_sum, *self._units, self._n_rows, self._histogram_bits, short
+            )
+            columns = draw_columns(n_features, parameters.colsample_bytree, parameters.seed, number)
+            self._growing.append(_Tree(number, output, scales, columns))
         self._level = -1
         self._start_level()
-        return QuantiseGradients(self._tree, scales.gradient, scales.hessian, messages.to_tensor(self._columns))
-
-    def _start_tree(self) -> None:
-        parameters, scales, columns = self._plan.parameters, self._scales, self._columns
-        layout = self._layout
-        if layout is None or not np.array_equal(columns, layout.columns):
-            layout = self._layout = histogram.layout_of(self._bin_offsets, columns)
-        self._cells = layout.cells
-        self._planes = scales.planes
-        self._grower = Grower(
-            parameters,
-            scales,
-            layout,
-            self._cuts.has_missing,
-            self._buffers,
-            self._rules,
-            node_columns(self._plan, self._rules, columns, self._tree),
-            self._pool,
-            self._least_hessian,
-            len(self._parties) if self._plan.dominance else 0,
-            self._leaf_bits,
+        first, *beside = (
+            TreeScales(tree.number, tree.scales.gradient, tree.scales.hessian, messages.to_tensor(tree.columns))
+            for tree in self._growing
         )
+        return QuantiseGradients(first.tree, first.gradient_scale, first.hessian_scale, first.columns, tuple(beside))
+
+    def _start_trees(self) -> None:
+        plan, parameters = self._plan, self._plan.parameters
+        for place, tree in enumerate(self._growing):
+            if self._layout is None or not np.array_equal(tree.columns, self._layout.columns):
+                self._layout = histogram.layout_of(self._bin_offsets, tree.columns)
+            if place == len(self._buffers):
+                self._buffers.append(Buffers())
+            tree.grower = Grower(
+                parameters,
+                tree.scales,
+                self._layout,
+                self._cuts.has_missing,
+                self._buffers[place],
+                self._rules,
+                node_columns(plan, self._rules, tree.columns, tree.number),
+                self._pool,
+                self._least_hessian(tree.scales),
+                len(self._parties) if plan.dominance else 0,
+                self._leaf_bits,
+            )
         if self._counts is not None:
-            self._counts.naming.start_tree(scales, self._gradient_bound)
+            scales = [tree.scales for tree in self._growing]
+            self._counts.naming.start_trees(self._tree, scales, self._gradient_bound)
+
+    def _least_hessian(self, scales: objective.Scales) -> int:
+        """What every child of a tree has, as a whole sum at these scales, beside what `min_child_weight` says."""
+        heaviest = heaviest_row(most_hessian(*self._public_bounds()), scales)
+        return hessian_of(self._plan.min_child_rows, heaviest)
 
     def _start_level(self) -> None:
         self._level += 1
@@ -1076,24 +1112,35 @@ class Aggregator:
         self._next_node = dict.fromkeys(self.parties, 0)
         self._zero = 0
 
+    @property
+    def _growers(self) -> list[Grower]:
+        """Those of the trees whose histograms are asked for, in their order."""
+        return [tree.grower for tree in self._growing if not tree.ended]
+
+    @property
+    def _shapes(self) -> list[Shape]:
+        """Of the histograms that are asked for, by tree."""
+        return [(len(grower.to_build), *grower.node_shape) for grower in self._growers]
+
+    @property
+    def _built(self) -> int:
+        """Nodes whose histograms are asked for, of all trees."""
+        return sum(len(grower.to_build) for grower in self._growers)
+
     def _take_histograms(self, member: str, message: Contribution) -> Outgoing:
         quantity = "root" if self._with_root else "histograms"
         owed = [name for name, sums in self._sums.items() if name != "totals" and member in sums.waiting]
         if owed or message.quantity != quantity:
             raise self._broken(member, message, f"expected {', '.join([*owed, quantity])}")
-        built = len(self._grower.to_build)
-        part = self._root(member, message) if self._with_root else self._nodes(member, message)
-        first = self._next_node[member]
-        if message.first != first or not 1 <= len(part) <= built - first:
-            raise self._broken(
-                member,
-                message,
-                f"nodes {message.first} to {message.first + len(part)}; expected from {first} of {built}",
-            )
-        self._next_node[member] = first + len(part)
+        values = self._root(member, message) if self._with_root else self._words(member, message)
+        parts = self._nodes_of(member, message, values)
+        self._next_node[member] += sum(len(part) for _, _, part in parts)
         self._zero += message.zero
         self._count_bytes(message)
-        if self._grower.add(first, part, len(self.parties), self.parties.index(member)):
+        party = self.parties.index(member)
+        for grower, first, part in parts:
+            grower.add(first, part, len(self.parties), party)
+        if all(grower.complete for grower in self._growers):
             if self._zero % 2**64:
                 raise self._noise(message)
             if self._with_root:
@@ -1101,74 +1148,90 @@ class Aggregator:
                 yield from self._totalled(message, {quantity: sums.values for quantity, sums in self._sums.items()})
             yield from self._decide(message)
 
-    def _nodes(self, member: str, message: Contribution) -> Int64:
-        """Histograms of some nodes, (m, planes, cells)."""
-        part = messages.to_array(member, "histograms", message.values, np.int64, (None, self._planes, self._cells))
-        if member in self._collectors:
-            self._check_rows(member, message, part)
-        return part
+    def _nodes_of(self, member: str, message: Contribution, values: Int64) -> list[tuple[Grower, int, Int64]]:
+        """The histograms of whole nodes that a fragment holds: by tree, the first node of it and int64 (m, planes, cells)."""
+        first, shapes = self._next_node[member], self._shapes
+        nodes = whole_nodes(shapes, first, len(values))
+        if message.first != first or not nodes:
+            raise self._broken(member, message, nodes_expected(shapes, first, message.first, len(values)))
+        parts, begin, growers = [], 0, self._growers
+        for place, at, count in nodes:
+            _, planes, cells = shapes[place]
+            end = begin + count * planes * cells
+            part = values[begin:end].reshape(count, planes, cells)
+            if member in self._collectors and not self._with_root:
+                self._check_rows(member, message, part, place)
+            parts.append((growers[place], at, part))
+            begin = end
+        return parts
+
+    def _words(self, member: str, message: Contribution) -> Int64:
+        """Histograms of some nodes, one behind the other."""
+        return messages.to_array(member, "histograms", message.values, np.int64, (None,))
 
     def _root(self, member: str, message: Contribution) -> Int64:
-        """The root's histogram, as `_nodes`; the member's totals behind it are added to the others'."""
-        words = self._planes * self._cells
+        """The root's histogram; the member's totals behind it are added to the others'."""
+        words = math.prod(self._growing[0].grower.node_shape)
         values = messages.to_array(member, "root", message.values, np.int64, (words + TOTALS,))
         if member in self._collectors:
             self._check_rows(member, message, values)
         if not self._sums["totals"].add(member, values[words:], 0):
             raise self._broken(member, message, "that part was given before")
-        return values[:words].reshape(1, self._planes, self._cells)
+        return values[:words]
 
     def _decide(self, message: Contribution) -> Outgoing:
         if self._stopping:  # the metrics said so while the root was being built
             yield from self._finish(message)
             return
-        grower, tree, level_number = self._grower, self._tree, self._level
-        level = grower.decide()
-        if not level.last:
+        trees, level_number = self._growing, self._level
+        decided = [(tree, tree.grower.decide()) for tree in trees if not tree.ended]
+        for tree, level in decided:
+            tree.ended = level.last
+        if not all(tree.ended for tree in trees):
             self._session.go(message, "growing")
             self._exchanges += 1
             self._start_level()
-            yield from self._split(tree, level_number, level)
+            yield from self._split(decided, level_number)
             # The parties are at work again.
-            grower.go_on()
+            for grower in self._growers:
+                grower.go_on()
             return
         if quantiles := self._plan.parameters.quantiles:
             self._session.go(message, "refitting")
             self._exchanges += 1
             self._step = level_number + 2
-            groups = grower.n_leaves
-            self._quantiles = QuantileSearch(self._grid, groups, (quantiles[self._output],), self._plan.min_cell_rows)
+            tree = trees[0]
+            groups = tree.grower.n_leaves
+            self._quantiles = QuantileSearch(self._grid, groups, (quantiles[tree.output],), self._plan.min_cell_rows)
             self._expect_residuals(first_request(groups))
-            yield from self._split(tree, level_number, level)
+            yield from self._split(decided, level_number)
             return
-        following = self._following(message, grower)
-        yield from self._split(tree, level_number, level, following)
-        self._keep_tree(grower, following)
+        following = self._following(message)
+        yield from self._split(decided, level_number, following)
+        self._keep_trees(trees, following)
 
-    @property
-    def _output(self) -> int:
-        """Which output this tree is of."""
-        return self._tree % self._per_round // self._plan.parameters.num_parallel_tree
-
-    def _following(self, message: Contribution, grower: Grower) -> QuantiseGradients | None:
-        """Go on behind the tree of `grower`, whose leaves have their values; the next tree's scales where they are known."""
-        self._widen_margins(grower)
-        if self._tree % self._per_round < self._per_round - 1:
-            self._tree += 1
+    def _following(self, message: Contribution) -> QuantiseGradients | None:
+        """Go on behind the trees that grew, whose leaves have their values; the next trees' scales where they are known."""
+        for tree in self._growing:
+            self._widen_margins(tree)
+        if (self._tree + len(self._growing)) % self._per_round:
+            self._tree += len(self._growing)
             self._exchanges += 1
-            following = self._scale_tree(self._totals_of_tree())
+            following = self._scale_trees(self._totals)
             self._session.go(message, "growing")
             return following
-        return self._next_round(message, grower)
+        return self._next_round(message, self._growing[0].grower)
 
-    def _keep_tree(self, grower: Grower, following: QuantiseGradients | None) -> None:
-        """Put the tree together, and start the next one where its scales are out; the parties are at work again."""
-        self._trees.append(grower.tree(self._cuts.offsets, self._cuts.values))
+    def _keep_trees(self, trees: Sequence[_Tree], following: QuantiseGradients | None) -> None:
+        """Put the trees together, and start the next ones where their scales are out; the parties are at work again."""
+        self._trees += [tree.grower.tree(self._cuts.offsets, self._cuts.values) for tree in trees]
         if following is not None:
-            self._start_tree()
+            self._start_trees()
 
     def _next_round(self, message: Contribution, grower: Grower) -> QuantiseGradients | None:
-        """Expect what a round begins with, the tree of `grower` being the last one; its first tree's scales where they are known."""
+        """Expect what a round begins with; the scales of its first trees where they are known. grower: of the tree before, or of one of
+        several that grew side by side.
+        """
         parameters = self._plan.parameters
         all_drawn = parameters.subsample == 1
         sums = self._sums_after(grower)
@@ -1188,16 +1251,18 @@ class Aggregator:
         self._most = [
             math.ceil(math.ldexp(most, -unit)) + self._n_rows for most, unit in zip(sums[0], self._units, strict=True)
         ]
-        return self._scale_tree(self._most)
+        return self._scale_trees(self._most)
 
-    def _split(self, tree: int, number: int, level: Level, then: QuantiseGradients | None = None) -> Outgoing:
-        yield from self._broadcast(_split_nodes(tree, number, level, self._gradient_bound, then))
+    def _split(
+        self, decided: Sequence[tuple[_Tree, Level]], number: int, then: QuantiseGradients | None = None
+    ) -> Outgoing:
+        yield from self._broadcast(_split_nodes(decided, number, self._gradient_bound, then))
         if self._counts is not None:
-            self._counts.name(self._counts.naming.nodes(tree, number, level))
+            self._counts.name(self._counts.naming.nodes(number, {tree.number: level for tree, level in decided}))
 
-    def _widen_margins(self, grower: Grower) -> None:
-        """Widen the bounds on margins by the leaves of this tree."""
-        values, output = grower.leaves.values, self._output
+    def _widen_margins(self, tree: _Tree) -> None:
+        """Widen the bounds on margins by the leaves of a tree."""
+        values, output = tree.grower.leaves.values, tree.output
         highest = max(float(values.max()), 0.0)
         self._margin_bounds[output] += float(np.abs(values).max())
         self._highest_margins[output] += highest
@@ -1220,7 +1285,7 @@ class Aggregator:
                 *sums[0],
                 np.abs(values) + self._margin_bounds[0] * MARGIN_ERROR,
                 hessians,
-                self._n_rows / self._scales.hessian,
+                self._n_rows / self._growing[0].scales.hessian,
                 self._start.weight,
                 self._plan.parameters.shape,
             )
@@ -1347,19 +1412,22 @@ class Aggregator:
 
 
 def _split_nodes(
-    tree: int, number: int, level: Level, gradient_bound: float, then: QuantiseGradients | None = None
+    decided: Sequence[tuple[_Tree, Level]], number: int, gradient_bound: float, then: QuantiseGradients | None
 ) -> SplitNodes:
+    first, *beside = (
+        TreeSplits(
+            tree=tree.number,
+            feature=messages.to_tensor(level.feature),
+            bin=messages.to_tensor(level.bin),
+            missing_left=messages.to_tensor(level.missing_left),
+            leaf=messages.to_tensor(level.leaf),
+            build_left=messages.to_tensor(level.build_left),
+            child_leaf=messages.to_tensor(level.child_leaf),
+            nodes=messages.to_tensor(level.nodes),
+            categories=messages.to_tensor(level.categories),
+        )
+        for tree, level in decided
+    )
     return SplitNodes(
-        tree=tree,
-        level=number,
-        feature=messages.to_tensor(level.feature),
-        bin=messages.to_tensor(level.bin),
-        missing_left=messages.to_tensor(level.missing_left),
-        leaf=messages.to_tensor(level.leaf),
-        build_left=messages.to_tensor(level.build_left),
-        child_leaf=messages.to_tensor(level.child_leaf),
-        nodes=messages.to_tensor(level.nodes),
-        categories=messages.to_tensor(level.categories),
-        gradient_bound=gradient_bound,
-        then=then,
+        level=number, gradient_bound=gradient_bound, then=then, beside=tuple(beside), **msgspec.structs.asdict(first)
     )

@@ -1,8 +1,9 @@
 """From where a run goes on after a process ended: what members claim, what they agree on, and what all of them sign.
 
-A *checkpoint* is a place between two trees: 0 once all members joined, 1 with the cuts, one more with every tree. What stands there is
-the list of all broadcasts of the run so far, chained by a hash from the run's id. Everything that a party knows follows from that list
-and its rows, and so does the model: so members that hold one chain hold one state.
+A *checkpoint* is a place between two trees: 0 once all members joined, 1 with the cuts, one more with every tree, or all that grew side
+by side (`side_by_side`: those of a round at most). What stands there is the list of all broadcasts of the run so far, chained by a hash
+from the run's id. Everything that a party knows follows from that list and its rows, and so does the model: so members that hold one
+chain hold one state.
 
 An *epoch* is what lies between two starts. A new one begins where a process, or a line, was lost: every member claims how far its own
 state folder is, all compute the same checkpoint from the claims, and all sign it with the number of the epoch. Rules, each checked by

@@ -42,6 +42,14 @@ from hansa.protocol.messages import (
 from hansa.protocol.session import COLLECTOR, COLLECTOR_OF_PARTIES, Session
 from hansa.roles.run import Progress, Registered, Roster, Trained, agreement, run_id
 from hansa.roles.summed.row_bounds import counted_rows, fault_of
+from hansa.roles.summed.side_by_side import (
+    COLLECTED_BYTES,
+    MOST_TREES,
+    Shape,
+    nodes_expected,
+    whole_nodes,
+    words_before,
+)
 from hansa.transport.channel import Frame
 
 Outgoing = Iterator[tuple[str, Frame]]
@@ -53,32 +61,45 @@ LOGS_OF_PARTIES = (OpenLogs, ShowLog, CountersignLogs)
 PASSED_UP = (Join, TellLevels, Received, Abort, *LOGS_OF_PARTIES)
 """What goes up of a party alone."""
 
-MOST_BYTES = 2**31
-"""Of all sums that are made at a time."""
-
 
 @dataclass
 class _Sum:
     """A sum over parties.
 
     Attributes:
-        awaited: what it is. values: of that shape, so far. given: how many items each party has given: of histograms nodes, of another
-            sum 1 for all of it. sent: how many went up.
+        awaited: what it is; histograms are awaited of one tree or more. given: how many items each party has given: of histograms
+            nodes, of all trees, of another sum 1 for all of it. values: so far, of the awaited shape; of histograms one node behind the
+            other. sent: how many items went up.
     """
 
-    awaited: Awaited
-    values: npt.NDArray[Any]
+    awaited: list[Awaited]
     given: dict[str, int]
     sent: int = 0
+    values: npt.NDArray[Any] = field(init=False)
     items: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.items = self.values.shape[0] if self.fragments else 1
+        shape = (sum(map(math.prod, self.shapes)),) if self.fragments else self.awaited[0].shape
+        self.values = np.zeros(shape, self.awaited[0].dtype)
+        self.items = sum(nodes for nodes, _, _ in self.shapes) if self.fragments else 1
+
+    @property
+    def step(self) -> int:
+        return self.awaited[0].step
+
+    @property
+    def planes(self) -> int:
+        return self.awaited[0].planes
 
     @property
     def fragments(self) -> bool:
         """Whether it may come in several."""
-        return self.awaited.quantity == "histograms"
+        return self.awaited[0].quantity == "histograms"
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """Of histograms: those of each tree."""
+        return [(own.shape[0], own.shape[1], own.shape[2]) for own in self.awaited]
 
     @property
     def complete(self) -> bool:
@@ -223,20 +244,25 @@ class Collector:
     def _await(self, message: Collect) -> None:
         """Make room for the sums that are awaited."""
         sizes = [math.prod(own.shape) for own in message.sums]
-        names = {own.quantity for own in message.sums}
-        fits = message.sums and len(names) == len(sizes) and all(own.dtype in DTYPES for own in message.sums)
+        awaited: dict[str, list[Awaited]] = {}
+        for own in message.sums:
+            awaited.setdefault(own.quantity, []).append(own)
+        histograms = awaited.get("histograms", [])
+        once = all(len(each) == 1 for each in awaited.values() if each is not histograms)
+        fits = message.sums and once and all(own.dtype in DTYPES for own in message.sums)
         whole = all(n >= 0 for own in message.sums for n in own.shape)
-        if not fits or not whole or 8 * sum(sizes) > MOST_BYTES or not all(own.shape for own in message.sums):
+        if not fits or not whole or 8 * sum(sizes) > COLLECTED_BYTES or not all(own.shape for own in message.sums):
             raise self._broken_above(message, "it awaits no sums, one twice, or such that take too much memory")
-        histograms = [own for own in message.sums if own.quantity == "histograms"]
-        if any(len(own.shape) != 3 or not own.planes for own in histograms):
+        if any(len(own.shape) != 3 or not math.prod(own.shape) or own.shape[1] != own.planes for own in histograms):
             raise self._broken_above(message, "histograms have three axes: nodes, planes and cells")
+        if len({(own.step, own.dtype, own.planes) for own in histograms}) > 1 or len(histograms) > MOST_TREES:
+            raise self._broken_above(
+                message,
+                f"histograms of one step alone are awaited together, all of one type, of {MOST_TREES} trees at most",
+            )
         self._go(message, "collecting")
         self._tree = message.tree
-        self._sums = {
-            own.quantity: _Sum(own, np.zeros(own.shape, own.dtype), dict.fromkeys(self.parties, 0))
-            for own in message.sums
-        }
+        self._sums = {quantity: _Sum(own, dict.fromkeys(self.parties, 0)) for quantity, own in awaited.items()}
 
     def _finish(self, message: Finish, frame: memoryview) -> Outgoing:
         """Tell each party the end of the run, and the model to those who receive it."""
@@ -280,7 +306,7 @@ class Collector:
     def _keep_early(self, party: str, frame: memoryview) -> None:
         """Keep an answer that is here before the aggregator's `Collect`: of one request no party has more than fits a sum."""
         held = len(frame) + sum(len(own) for who, own in self._early if who == party)
-        if held > MOST_BYTES // len(self.parties):
+        if held > COLLECTED_BYTES // len(self.parties):
             raise ProtocolError(
                 f"member {party!r} sent {held:,} bytes to collector {self.name!r} before it was asked for sums",
                 member=party,
@@ -305,25 +331,22 @@ class Collector:
     def _add(self, party: str, message: Contribution) -> Outgoing:
         """Add a party's part to a sum; what is then complete goes up."""
         own = self._sums.get(message.quantity)
-        if own is None or (message.tree, message.step) != (self._tree, own.awaited.step):
-            expected = ", ".join(
-                f"{each.quantity!r} of step {each.step}" for each in (s.awaited for s in self._sums.values())
-            )
+        if own is None or (message.tree, message.step) != (self._tree, own.step):
+            expected = ", ".join(f"{quantity!r} of step {each.step}" for quantity, each in self._sums.items())
             raise self._broken(party, message, f"expected {expected} of tree {self._tree}")
         if message.zero:
             raise self._broken(party, message, "it has a zero word, and no sum of this mode is masked")
         part = self._part(party, message, own)
-        first = own.given[party]
-        before = (each for each in self._sums.values() if own.awaited.planes and each is not own)
+        before = (each for each in self._sums.values() if own.planes and each is not own)
         if any(each.given[party] < each.items for each in before):
             raise self._broken(party, message, "histograms come after all other sums")
         rows = counted_rows(message.quantity, *self._rows[party])
-        if fault := fault_of(part, own.awaited.planes, own.awaited.most, rows):
-            raise self._broken(party, message, f"{fault}; a party's sums are of its own rows")
-        items = len(part) if own.fragments else 1
-        into = own.values[first : first + items] if own.fragments else own.values
-        into += part
-        own.given[party] = first + items
+        if own.fragments:
+            self._add_nodes(party, message, own, part, rows)
+        else:
+            self._check_rows(party, message, own.awaited[0], part, rows)
+            own.values += part
+            own.given[party] = 1
         yield from self._send_up(own)
         if all(each.complete for each in self._sums.values()):
             self._go_below(message, "passing")
@@ -331,25 +354,44 @@ class Collector:
 
     def _part(self, party: str, message: Contribution, own: _Sum) -> npt.NDArray[Any]:
         """A party's part, held to its type and shape, and to what it has given before."""
-        given, shape = own.given[party], own.awaited.shape
-        expected = (None, *shape[1:]) if own.fragments else shape
+        expected = (None,) if own.fragments else own.awaited[0].shape
         part = messages.to_array(party, message.quantity, message.values, own.values.dtype.type, expected)
-        count = len(part) if own.fragments else 1
-        if message.first != given * own.fragments or not 1 <= count <= own.items - given:
-            raise self._broken(
-                party,
-                message,
-                f"items {message.first} to {message.first + count}; expected from {given} of {own.items}",
-            )
+        if not own.fragments and (message.first or own.given[party]):
+            raise self._broken(party, message, "that part was given before, or does not come whole")
         return part
+
+    def _add_nodes(self, party: str, message: Contribution, own: _Sum, part: npt.NDArray[Any], rows: int) -> None:
+        """Add the histograms of whole nodes, those that come next, to the sum."""
+        given, shapes = own.given[party], own.shapes
+        nodes = whole_nodes(shapes, given, len(part))
+        if message.first != given or not nodes:
+            raise self._broken(party, message, nodes_expected(shapes, given, message.first, len(part)))
+        begin = 0
+        for place, _, count in nodes:
+            _, planes, cells = shapes[place]
+            end = begin + count * planes * cells
+            self._check_rows(party, message, own.awaited[place], part[begin:end].reshape(count, planes, cells), rows)
+            begin = end
+        first = words_before(shapes, given)
+        own.values[first : first + len(part)] += part
+        own.given[party] = given + sum(count for _, _, count in nodes)
+
+    def _check_rows(
+        self, party: str, message: Contribution, awaited: Awaited, part: npt.NDArray[Any], rows: int
+    ) -> None:
+        if fault := fault_of(part, awaited.planes, awaited.most, rows):
+            raise self._broken(party, message, f"{fault}; a party's sums are of its own rows")
 
     def _send_up(self, own: _Sum) -> Outgoing:
         ready = min(own.given.values())
         if ready == own.sent:
             return
-        values = own.values[own.sent : ready] if own.fragments else own.values
-        first, own.sent = own.sent * own.fragments, ready
-        sums = Contribution(self._tree, own.awaited.step, own.awaited.quantity, first, messages.to_tensor(values))
+        values, first = own.values, 0
+        if own.fragments:
+            first = own.sent
+            values = values[words_before(own.shapes, first) : words_before(own.shapes, ready)]
+        own.sent = ready
+        sums = Contribution(self._tree, own.step, own.awaited[0].quantity, first, messages.to_tensor(values))
         yield self._plan.aggregator, messages.encode(sums)
 
     # --- states and errors ----------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ A journal is on disk (`node.state`). Each method returns once what it was given 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from hansa.plan import Plan
@@ -45,12 +45,15 @@ BROADCASTS: tuple[type[Message], ...] = (
 
 
 def is_checkpoint(plan: Plan, kind: type[Message], frame: bytes) -> bool:
-    """Whether a checkpoint ends with this broadcast: the cuts, or a tree's last splits, or its leaves where they are told apart."""
+    """Whether a checkpoint ends with this broadcast: the cuts, the last splits of trees that grew side by side, or a tree's leaves
+    where they are told apart.
+    """
     if plan.parameters.quantiles:
         return kind in (UseCuts, SetLeaves)
     if kind is SplitNodes:
         message = decode(plan.hub, frame)
-        return isinstance(message, SplitNodes) and not len(message.build_left.data)
+        assert isinstance(message, SplitNodes)  # its kind
+        return not any(len(own.build_left.data) for own in message.trees)
     return kind is UseCuts
 
 
@@ -151,9 +154,9 @@ class AggregatorJournal(Journal, Protocol):
         """Keep how the run began; what an earlier run left goes."""
 
     def checkpoint(
-        self, mark: Mark, broadcast: Broadcast, snapshot: Snapshot, setup: Setup | None, tree: Tree | None
+        self, mark: Mark, broadcast: Broadcast, snapshot: Snapshot, setup: Setup | None, trees: Sequence[Tree]
     ) -> None:
-        """Keep a checkpoint that was just told, with the set-up or the tree that it ends."""
+        """Keep a checkpoint that was just told, with the set-up or the trees that it ends."""
 
     def keep_remaining(self, remaining: tuple[str, ...]) -> None:
         """Keep that the run goes on with these parties at most, before they are told."""

@@ -10,10 +10,12 @@ import hashlib
 import itertools
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -52,6 +54,8 @@ from hansa.protocol.messages import (
     SumLabels,
     TellLevels,
     Tensor,
+    TreeScales,
+    TreeSplits,
     UseCuts,
     UseLevels,
     Welcome,
@@ -95,6 +99,7 @@ from hansa.roles.summed.levels import (
 )
 from hansa.roles.summed.party_rows import DoesNotFit, HoldRows, TrainingStart
 from hansa.roles.summed.rows_in_memory import RowsInMemory
+from hansa.roles.summed.side_by_side import trees_at_once
 from hansa.roles.summed.start_model import start_model
 from hansa.roles.summed.statistics import (
     base_is_quantile,
@@ -111,6 +116,7 @@ from hansa.trees.growth import Buffers, check_level, nodes_to_build, rounded, tr
 from hansa.trees.level import ALL_NODES, NO_CATEGORIES, Level, filled
 from hansa.trees.losses import LOSSES, is_exponential
 from hansa.trees.metrics import MetricScale
+from hansa.trees.node_columns import NodeColumns
 from hansa.trees.sampling import draw_columns
 from hansa.trees.worker_pool import ALONE, WorkerPool
 from hansa.trees.xgboost_json import from_json, to_json
@@ -135,6 +141,48 @@ DEFAULT_POLICY = Policy()
 
 _ROOT = np.zeros(1, np.int64)
 """Where a tree's root stands among the active nodes."""
+
+
+@dataclass
+class _Tree:
+    """A tree that grows, as far as this party was told of it.
+
+    Attributes:
+        number: of all trees of the run. place: among those that grow side by side. output: whose margins it moves.
+        rows: of this party that it trains on.
+        layout, allowed: of its columns; bool (n_features,). node_columns: of its nodes.
+        active: nodes whose splits come next. depths: int64 (active,), of these. leaves: so far, those counted that may be split.
+        found: leaves that were told. levels: of a receiver, what was told. ended: whether its last level was.
+    """
+
+    number: int
+    place: int
+    output: int
+    rows: int
+    layout: histogram.Layout
+    allowed: npt.NDArray[np.bool_]
+    node_columns: NodeColumns
+    active: int = 1
+    depths: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
+    leaves: int = 1
+    found: int = 0
+    levels: list[Level] = field(default_factory=list)
+    ended: bool = False
+
+
+Asked = list[tuple[_Tree, npt.NDArray[np.int64]]]
+"""Trees, and the positions of active nodes whose histograms are asked for."""
+
+
+def _some_of(asked: Asked, first: int, count: int) -> Asked:
+    """Of all these nodes, one tree's behind the other's, `count` from `first` on, or those that there are."""
+    found = []
+    for tree, positions in asked:
+        own = positions[max(first, 0) : max(first + count, 0)]
+        if len(own):
+            found.append((tree, own))
+        first -= len(positions)
+    return found
 
 
 class Party:
@@ -229,7 +277,8 @@ class Party:
         self._buffers = Buffers()
         self._with_root = False
         self._levels_due = not self._describes and bool(plan.schema.rare_levels)
-        self._levels: list[Level] = []
+        self._trees: list[_Tree] = []
+        self._grown = 0
         self._received: list[tuple[Level, ...]] = []
         self._nodes = 0  # of all trees that grew here
         self._categories = 0  # that go right, of all their splits
@@ -373,7 +422,7 @@ class Party:
             case QuantiseGradients():
                 self._session.go(message, "growing")
                 self._quantise(message)
-                yield from self._histograms(_ROOT)
+                yield from self._histograms([(tree, _ROOT) for tree in self._trees])
             case SplitNodes():
                 yield from self._split(message)
             case CountResiduals():
@@ -415,6 +464,11 @@ class Party:
         if self._replaying:
             return
         self._report(stage(trees=trees, rounds=self._plan.parameters.rounds))
+
+    @property
+    def rounds_grown(self) -> int:
+        """Rounds whose trees have all ended here."""
+        return self._grown // self._per_round
 
     @property
     def join(self) -> Join:
@@ -476,7 +530,7 @@ class Party:
         yield from self._answer(message.frame) if len(message.frame) else held
 
     def _array(
-        self, message: Message, name: str, dtype: type[np.generic], *shape: int | None
+        self, message: msgspec.Struct, name: str, dtype: type[np.generic], *shape: int | None
     ) -> npt.NDArray[np.generic]:
         """A copy of a tensor of the aggregator's message, held to its dtype and shape."""
         tensor: Tensor = getattr(message, name)
@@ -561,6 +615,7 @@ class Party:
                 self._counts = CountChecker(plan, self._name, masked, trained, identity, names_of_columns)
         self._roster: Roster = message.roster
         self._n_rows = sum(rows for _, _, rows, _, _ in message.roster)
+        self._most_rows = max(rows + held for _, _, rows, held, _ in message.roster)
         self._n_evaluation = sum(held for _, _, _, held, _ in message.roster)
         self._rows.join(self._n_rows, self._n_evaluation, len(names), self._join.rows)
         self._n_columns = len(plan.schema.features) + self._describes
@@ -703,11 +758,12 @@ class Party:
         """The tree ends: rows by leaf and cell of residuals."""
         if message.then is not None:
             raise self._broken("the next tree's scales come before the values of this one's leaves")
-        self._rows.follow(level)
+        found = self._trees[0].found
+        self._rows.follow(0, level)
         self._session.go(message, "refitting")
         self._step = self._level + 2
-        self._start_guard(self._found, 1, self._n_rows)
-        yield from self._residuals(first_request(self._found))
+        self._start_guard(found, 1, self._n_rows)
+        yield from self._residuals(first_request(found))
 
     def _residuals(self, request: CutRequest) -> Iterator[bytes]:
         named = None if self._counts is None else self._counts.naming.residuals(self._tree, self._step, request)
@@ -727,14 +783,15 @@ class Party:
         """The tree's leaves have their values: rows move by them, and what comes next begins."""
         if message.tree != self._tree:
             raise self._broken(f"leaves of tree {message.tree} are told; expected tree {self._tree}")
-        values = self._array(message, "values", np.float32, self._found).astype(np.float32)
+        tree = self._trees[0]
+        values = self._array(message, "values", np.float32, tree.found).astype(np.float32)
         most = self._grid.largest * self._plan.parameters.tree_eta * LEAF_SLACK
         if not (np.abs(values) <= most).all():  # nor NaN
             raise self._broken(f"a leaf value is not within {most:.4g} of 0, which no residual times eta exceeds")
         self._rows.set_leaves(values)
         if self._name in self._plan.receivers:
-            self._received.append(filled(self._levels, values))
-            self._levels = []
+            self._received.append(filled(tree.levels, values))
+        self._grown += 1
         yield from self._go_on(message)
 
     def _use_cuts(self, message: UseCuts) -> None:
@@ -772,7 +829,9 @@ class Party:
         self._leaf_bits = rounded_leaf_bits(self._plan, self._n_rows, scores[0], message.scale_pos_weight)
         self._sizes = cuts.n_codes
         self._present = self._sizes - cuts.has_missing
-        self._layout: histogram.Layout | None = None
+        self._layout = histogram.layout_of(cuts.code_offsets, np.zeros(0, np.uint32))
+        self._allowed = np.zeros(n_features, np.bool_)
+        self._at_once = trees_at_once(self._plan, int(self._sizes.sum()), self._planes, self._most_rows)
 
     def _check_start(self, message: UseCuts) -> None:
         """Refuse base scores that are not numbers, and others than the plan's where it names them."""
@@ -809,7 +868,7 @@ class Party:
 
     def _start_round(self, gradient_bound: float) -> Iterator[bytes]:
         """Gradients at the margins so far; their totals, and the metrics that the rounds so far reach."""
-        self._tree += 1
+        self._tree += max(len(self._trees), 1)
         self._step = 0
         if self._tree > 0 and self._n_evaluation and not self._replaying:
             for name, sums in self._rows.metrics(gradient_bound):
@@ -828,17 +887,24 @@ class Party:
             )
         if not self._with_root:
             yield self._contribute("totals", np.array(self._totals, np.int64))
-        self._start_tree()
+        self._start_trees()
 
-    @property
-    def _output(self) -> int:
-        """Which output this tree is of."""
-        return self._tree % self._per_round // self._plan.parameters.num_parallel_tree
-
-    def _start_tree(self) -> None:
-        """All drawn rows at the root of a tree."""
-        self._drawn = self._rows.start_tree(self._output)
-        self._found, self._active = 0, 1
+    def _start_trees(self) -> None:
+        """All drawn rows at the roots of the trees that grow side by side."""
+        parameters, of_round = self._plan.parameters, self._tree % self._per_round
+        n_features = len(self._plan.schema.features)
+        self._trees = []
+        for place in range(min(self._at_once, self._per_round - of_round)):
+            number, output = self._tree + place, (of_round + place) // parameters.num_parallel_tree
+            columns = draw_columns(n_features, parameters.colsample_bytree, parameters.seed, number)
+            if not np.array_equal(columns, self._layout.columns):
+                self._layout = histogram.layout_of(self._cuts.code_offsets, columns)
+                self._allowed = np.isin(np.arange(n_features), columns)
+            if place or of_round:
+                self._rows.draw(place, number)
+            rows = self._rows.start_tree(place, output)
+            of_nodes = node_columns(self._plan, self._rules, columns, number)
+            self._trees.append(_Tree(number, place, output, rows, self._layout, self._allowed, of_nodes))
 
     def _hessian_bound(self, gradient_bound: float) -> float:
         """The bound on h of any row in a tree: the first tree's, or where h grows with margins, what the bound on |g| says."""
@@ -848,90 +914,102 @@ class Party:
         return objective.hessian_bound(parameters.objective, 0.0, gradient_bound, parameters.shape)
 
     def _quantise(self, message: QuantiseGradients) -> None:
-        parameters = self._plan.parameters
-        if message.tree != self._tree:
-            raise self._broken(f"scales for tree {message.tree}; expected tree {self._tree}")
+        """Scales of the trees that are at their roots."""
+        self._expect_trees("scales for", message, self._trees)
         if message.tree > self._last_tree:
-            raise self._broken(f"a tree after the plan's {parameters.rounds} rounds")
+            raise self._broken(f"a tree after the plan's {self._plan.parameters.rounds} rounds")
+        scales = [self._scales_of(tree, own) for tree, own in zip(self._trees, message.trees, strict=True)]
+        if self._counts is not None:
+            self._counts.naming.start_trees(self._tree, scales, self._gradient_bound)
+        if not self._replaying:  # then no histogram is built of them
+            for tree, own in zip(self._trees, scales, strict=True):
+                self._rows.quantise(tree.place, tree.output, own)
+        self._level = 0
+
+    def _scales_of(self, tree: _Tree, message: QuantiseGradients | TreeScales) -> objective.Scales:
+        """What is told of a tree at its root."""
         columns = self._array(message, "columns", np.uint32, None)
-        n_features = len(self._plan.schema.features)
-        drawn = draw_columns(n_features, parameters.colsample_bytree, parameters.seed, self._tree)
-        if not np.array_equal(columns, drawn):
+        if not np.array_equal(columns, tree.layout.columns):
             raise self._broken("columns are not those that the plan's seed draws for this tree")
         scales = objective.Scales(message.gradient_scale, message.hessian_scale, self._planes)
         with self._blaming():
-            gradient_sum, hessian_sum = self._totals[2 * self._output : 2 * self._output + 2]
+            gradient_sum, hessian_sum = self._totals[2 * tree.output : 2 * tree.output + 2]
             objective.check_scales(scales, gradient_sum, hessian_sum, *self._units)
-        if self._counts is not None:
-            self._counts.naming.start_tree(scales, self._gradient_bound)
-        if not self._replaying:  # then no histogram is built of them
-            self._rows.quantise(self._output, scales)
-        if self._layout is None or not np.array_equal(drawn, self._layout.columns):
-            self._layout = histogram.layout_of(self._cuts.code_offsets, drawn)
-            self._allowed = np.zeros(n_features, np.bool_)
-            self._allowed[drawn] = True
-        self._node_columns = node_columns(self._plan, self._rules, drawn, self._tree)
-        self._depths = np.zeros(1, np.int64)
-        self._leaves = 1
-        self._level = 0
+        return scales
+
+    def _expect_trees(self, what: str, message: QuantiseGradients | SplitNodes, trees: Sequence[_Tree]) -> None:
+        """Refuse what is told of other trees than these."""
+        told = [own.tree for own in message.trees]
+        if told != [tree.number for tree in trees]:
+            which, expected = (", ".join(map(str, numbers)) for numbers in (told, [tree.number for tree in trees]))
+            raise self._broken(f"{what} tree {which}; expected tree {expected}")
 
     def _split(self, message: SplitNodes) -> Iterator[bytes]:
-        if (message.tree, message.level) != (self._tree, self._level):
-            raise self._broken(
-                f"splits for tree {message.tree}, level {message.level}; expected level {self._level} of tree {self._tree}"
-            )
-        level = self._read_level(message)
-        self._keep(level)
-        self._nodes += 2 * int(np.count_nonzero(level.feature >= 0)) + (self._level == 0)
-        if len(level.categories):
-            unordered = (level.feature >= 0) & (self._rules.n_categories[level.feature] > 0)
-            self._categories += int(level.bin[unordered].sum())
+        growing = [tree for tree in self._trees if not tree.ended]
+        self._expect_trees("splits for", message, growing)
+        if message.level != self._level:
+            raise self._broken(f"splits for level {message.level}; expected level {self._level} of tree {self._tree}")
+        levels = [self._read_level(own, tree) for own, tree in zip(message.trees, growing, strict=True)]
+        for tree, level in zip(growing, levels, strict=True):
+            if self._name in self._plan.receivers:
+                tree.levels.append(level.copy())  # frames are not kept
+            self._nodes += 2 * int(np.count_nonzero(level.feature >= 0)) + (self._level == 0)
+            if len(level.categories):
+                unordered = (level.feature >= 0) & (self._rules.n_categories[level.feature] > 0)
+                self._categories += int(level.bin[unordered].sum())
         named = None
         if self._counts is not None:
             with self._blaming():
-                named = self._counts.naming.nodes(self._tree, self._level, level)
+                by_tree = {tree.number: level for tree, level in zip(growing, levels, strict=True)}
+                named = self._counts.naming.nodes(self._level, by_tree)
         if self._plan.parameters.quantiles:
-            numbers = np.arange(self._found, self._found + level.leaves, dtype=np.float32)
-            level, self._found = level.with_leaves(numbers), self._found + level.leaves
-        children = self._rows.move(level)
-        self._active = level.active_below(self._active)
-        if self._counts is not None:
-            self._counts.count(children)
-        if message.then is not None and not level.last:
+            (tree,), (level,) = growing, levels
+            numbers = np.arange(tree.found, tree.found + level.leaves, dtype=np.float32)
+            levels, tree.found = [level.with_leaves(numbers)], tree.found + level.leaves
+        for tree, level in zip(growing, levels, strict=True):
+            children = self._rows.move(tree.place, level)
+            tree.active, tree.ended = level.active_below(tree.active), level.last
+            if self._counts is not None:
+                self._counts.count(tree.number, children)
+        ended = all(tree.ended for tree in growing)
+        if message.then is not None and not ended:
             raise self._broken("scales of the next tree in the middle of this one")
-        if not level.last:
-            answer = self._next_level(message, level)
+        moved = list(zip(growing, levels, strict=True))
+        if not ended:
+            answer = self._next_level(message, moved)
         elif self._plan.parameters.quantiles:
-            answer = self._refit(message, level)
+            answer = self._refit(message, levels[0])
         else:
-            answer = self._next_tree(message, level)
+            self._grown += len(self._trees)
+            if self._name in self._plan.receivers:
+                self._received.extend(tuple(tree.levels) for tree in self._trees)
+            answer = self._next_trees(message, moved)
         yield from self._with_counts(named, None, answer)
 
-    def _keep(self, level: Level) -> None:
-        """Remember what a receiver will rebuild the model from; frames are not kept, so it is a copy."""
-        if self._name in self._plan.receivers:
-            self._levels.append(level.copy())
-            if level.last and not self._plan.parameters.quantiles:
-                self._received.append(tuple(self._levels))
-                self._levels = []
-
-    def _next_level(self, message: SplitNodes, level: Level) -> Iterator[bytes]:
+    def _next_level(self, message: SplitNodes, moved: Sequence[tuple[_Tree, Level]]) -> Iterator[bytes]:
         """Histograms of the nodes that a level of splits makes."""
         self._session.go(message, "growing")
         self._level += 1
-        self._node_columns.advance(level)
-        yield from self._histograms(nodes_to_build(level.build_left))
-        self._rows.follow(level)  # nothing that is sent waits for these rows
+        asked = []
+        for tree, level in moved:
+            if not level.last:
+                tree.node_columns.advance(level)
+                asked.append((tree, nodes_to_build(level.build_left)))
+        yield from self._histograms(asked)
+        for tree, level in moved:
+            self._rows.follow(tree.place, level)  # nothing that is sent waits for these rows
 
-    def _next_tree(self, message: SplitNodes, level: Level) -> Iterator[bytes]:
-        """Begin the tree after the one that ends here."""
-        self._rows.follow(level)
+    def _next_trees(self, message: SplitNodes, moved: Sequence[tuple[_Tree, Level]]) -> Iterator[bytes]:
+        """Begin the trees after those that end here."""
+        for tree, level in moved:
+            self._rows.follow(tree.place, level)
         yield from self._go_on(message)
 
     def _go_on(self, message: SplitNodes | SetLeaves) -> Iterator[bytes]:
-        """Begin what comes after a tree: its root too, where its scales suit bounds that the leaves gave."""
+        """Begin what comes after trees: the roots too, where their scales suit bounds that the leaves gave."""
         parameters = self._plan.parameters
-        in_round = self._tree % self._per_round < self._per_round - 1
+        following = self._tree + len(self._trees)
+        in_round = following % self._per_round > 0
         at_once = self._foreseen and self._per_round == 1 and self._tree < self._last_tree and parameters.subsample == 1
         if (message.then is not None) != (in_round or at_once):
             raise self._broken(
@@ -939,20 +1017,19 @@ class Party:
             )
         self._session.go(message, "growing" if in_round or at_once else "scaling")
         if in_round:
-            self._tree += 1
-            self._rows.draw(self._tree)
-            self._start_tree()
+            self._tree = following
+            self._start_trees()
         else:
             self._with_root = at_once
-            self._note(TreeGrown, (self._tree + 1) // self._per_round)
+            self._note(TreeGrown, following // self._per_round)
             yield from self._start_round(message.gradient_bound)
         if message.then is not None:
             self._quantise(message.then)
-            yield from self._histograms(_ROOT)
+            yield from self._histograms([(tree, _ROOT) for tree in self._trees])
 
-    def _read_level(self, message: SplitNodes) -> Level:
-        """The message as a `Level` of views into its frame, refused unless it fits the nodes that are there."""
-        active = self._active
+    def _read_level(self, message: SplitNodes | TreeSplits, tree: _Tree) -> Level:
+        """What is told of a tree as a `Level` of views into the frame, refused unless it fits the nodes that are there."""
+        active = tree.active
         sender = self._plan.aggregator
         guided = self._plan.parameters.grow_policy == "lossguide"
 
@@ -974,8 +1051,8 @@ class Party:
             categories=read("categories", np.uint8, None) if unordered else NO_CATEGORIES,
         )
         broken = check_level(
-            level, self._allowed, self._present, self._rules.n_categories, active
-        ) or self._grown_wrongly(level)
+            level, tree.allowed, self._present, self._rules.n_categories, active
+        ) or self._grown_wrongly(level, tree)
         if broken:
             raise self._broken(broken)
         if self._plan.parameters.quantiles and (level.leaf.any() or level.child_leaf.any()):
@@ -987,52 +1064,59 @@ class Party:
             raise self._broken(f"a leaf value is finer than the {bits} fraction bits that the plan leaves to it")
         return level
 
-    def _grown_wrongly(self, level: Level) -> str:
+    def _grown_wrongly(self, level: Level, tree: _Tree) -> str:
         """The rule of the plan's limits on trees that a level breaks, or ""; the depths of the nodes that are active below it."""
         parameters = self._plan.parameters
-        if parameters.grow_policy == "depthwise" and not parameters.max_leaves and not self._node_columns.restricted:
+        if parameters.grow_policy == "depthwise" and not parameters.max_leaves and not tree.node_columns.restricted:
             if not level.last and self._level + 1 >= parameters.max_depth:
                 return f"the tree grows beyond max_depth {parameters.max_depth}"
             both = len(level.child_leaf) > 0 and not level.last
             return "children of one level are leaves and are built" if both else ""
-        depths, built = self._depths[level.splits] + 1, level.built
-        self._leaves += len(depths)
+        depths, built = tree.depths[level.splits] + 1, level.built
+        tree.leaves += len(depths)
         if parameters.max_depth and (depths + built).max(initial=0) > parameters.max_depth:
             return f"the tree grows beyond max_depth {parameters.max_depth}"
-        if 0 < parameters.max_leaves < self._leaves + bool(built.any()):
+        if 0 < parameters.max_leaves < tree.leaves + bool(built.any()):
             return f"the tree grows beyond max_leaves {parameters.max_leaves}"
         if parameters.grow_policy == "depthwise" and not (level.last or built.all()):
             return "children of one level are leaves and are built"
-        if not self._node_columns.allow(level):
+        if not tree.node_columns.allow(level):
             return "a node is split by a feature that was not drawn for it, or may not meet those above it"
-        self._depths = np.concatenate([np.repeat(depths[built], 2), self._depths[level.waiting(len(self._depths))]])
+        tree.depths = np.concatenate([np.repeat(depths[built], 2), tree.depths[level.waiting(len(tree.depths))]])
         return ""
 
-    def _histograms(self, positions: npt.NDArray[np.int64]) -> Iterator[bytes]:
-        """Histograms of the active nodes at `positions`, as frames of some nodes each."""
+    def _histograms(self, asked: Asked) -> Iterator[bytes]:
+        """Histograms of these nodes, all trees' one behind the other, as frames of some nodes each."""
         self._step = self._level + 1
         if self._replaying:
             self._with_root = False
             return
-        assert self._layout is not None  # `_quantise` comes before, by the session's table
-        layout = self._layout
         # Both depend on the number of rows alone, which is public.
-        values = self._drawn * len(layout.columns)
+        values = sum(tree.rows * len(tree.layout.columns) for tree, _ in asked)
         frames = 1 if values <= ONE_FRAME_VALUES else FRAMES_PER_LEVEL
-        per_frame = self._nodes_per_frame or -(-len(positions) // frames)
-        held = min(per_frame, len(positions)), self._planes, layout.cells
-        room = self._buffers.get("histograms", (math.prod(held) + len(self._totals),))
-        all_out = room[: math.prod(held)].reshape(held)
-        for first in range(0, len(positions), per_frame):
-            asked = positions[first : first + per_frame]
-            out = all_out[: len(asked)]
-            self._rows.histograms(layout, asked, out)
+        nodes = sum(len(positions) for _, positions in asked)
+        per_frame = self._nodes_per_frame or -(-nodes // frames)
+        words = sum(self._words(*own) for own in asked)
+        for first in range(0, nodes, per_frame):
+            some = _some_of(asked, first, per_frame)
+            size = sum(self._words(*own) for own in some)
+            room = self._buffers.get("histograms", (size + len(self._totals),))
+            begin = 0
+            for tree, positions in some:
+                end = begin + self._words(tree, positions)
+                out = room[begin:end].reshape(len(positions), self._planes, tree.layout.cells)
+                self._rows.histograms(tree.place, tree.layout, positions, out)
+                begin = end
             if self._with_root:
                 self._with_root = False
-                room[-len(self._totals) :] = self._totals
+                room[size:] = self._totals
                 yield self._contribute("root", room)
             else:
-                yield self._contribute("histograms", out, first, len(positions) * out[0].size)
+                yield self._contribute("histograms", room[:size], first, words)
+
+    def _words(self, tree: _Tree, positions: npt.NDArray[np.int64]) -> int:
+        """Of the histograms of so many nodes of a tree."""
+        return len(positions) * self._planes * tree.layout.cells
 
     def _finish(self, message: Finish) -> Received:
         condition = self._plan.release

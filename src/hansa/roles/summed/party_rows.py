@@ -70,8 +70,10 @@ class PartyRows(Protocol):
     3. Held-out rows are those that `plan` draws by contents (`data.holdout`), and a tree's rows those that it draws by contents
        (`trees.sampling`): equal rows are drawn together.
     4. Calls come in the order of the protocol: `count_*`, `sum_labels`, `unite`, `recode` before `start`; then by round `metrics`,
-       `start_round`; by tree `start_tree`, `quantise`, by level `histograms` and `move`, `follow`; `set_leaves` where leaves are
-       refitted; `shap` at the end. Whoever holds rows may keep that order as an assertion, and need not defend against another.
+       `start_round`; by tree `draw` (but for the first one of a round), `start_tree`, `quantise`, by level `histograms` and `move`,
+       `follow`; `set_leaves` where leaves are refitted; `shap` at the end. Trees that grow side by side have places, from 0 on; the
+       calls of one place come in that order, and those of the next trees once all have ended. Whoever holds rows may keep that order as
+       an assertion, and need not defend against another.
     5. A call is answered whole or raises; after an error nothing more is asked. `DoesNotFit` says that what was told does not fit
        these rows, without a word of any row; `RowsLost` that rows cannot be read any more; other `HansaError`s are this party's own.
     6. A state that was lost may be made anew from the source by the same calls: nothing in it is random.
@@ -135,22 +137,25 @@ class PartyRows(Protocol):
         (n_features,). Raises DoesNotFit.
         """
 
-    def draw(self, tree: int) -> None:
-        """The rows of another tree of the round."""
+    def draw(self, place: int, tree: int) -> None:
+        """The rows of the tree of this number, which grows at a place."""
 
-    def start_tree(self, output: int) -> int:
-        """All rows of the tree at its root; its leaves add to this output's margins. Returns how many rows the tree trains on."""
+    def start_tree(self, place: int, output: int) -> int:
+        """All rows of the tree at its root; its leaves add to this output's margins. Returns how many rows the tree trains on.
 
-    def quantise(self, output: int, scales: Scales) -> None:
+        A row's margin is increased by the leaves of trees in the order of their places, to the bit.
+        """
+
+    def quantise(self, place: int, output: int, scales: Scales) -> None:
         """Round and pack the gradients of an output."""
 
-    def histograms(self, layout: histogram.Layout, positions: Int64, out: Int64) -> None:
+    def histograms(self, place: int, layout: histogram.Layout, positions: Int64, out: Int64) -> None:
         """Write the histograms of the active nodes at `positions` to out, int64 (positions, planes, cells)."""
 
-    def move(self, level: Level) -> Int64:
+    def move(self, place: int, level: Level) -> Int64:
         """The tree's rows move to the next level; int64 (2 splits,): how many reach each child."""
 
-    def follow(self, level: Level) -> None:
+    def follow(self, place: int, level: Level) -> None:
         """All other rows move to the next level. Nothing that is sent waits for them."""
 
     def count_residuals(self, request: CutRequest, grid: Grid, weight_unit: int) -> tuple[Counts, Int64]:

@@ -21,19 +21,15 @@ PARALLEL_VALUES = 200_000
 """Rows times columns of a tree below which one thread builds histograms as fast as several."""
 
 
-class RowCodes(Protocol):
-    """The codes of one party's rows. They never leave the party.
+class RowsInTree(Protocol):
+    """One party's rows in a tree that grows. Calls come by level: `histograms`, `move`, `follow`.
 
-    Calls come by tree: `start_tree`, then by level `histograms`, `move`, `follow`.
+    Attributes:
+        n_rows: how many rows the tree trains on.
     """
 
-    def start_tree(self, inside: ChunkedRows, outside: ChunkedRows, margins: npt.NDArray[np.float32]) -> int:
-        """All rows at the root of a tree. Returns how many rows it trains on.
-
-        Args:
-            inside: the rows trained on. outside: all others, which share an array with them. Both are reordered.
-            margins: float32 (n_rows,): increased by the leaf values as leaves appear.
-        """
+    @property
+    def n_rows(self) -> int: ...
 
     def histograms(self, layout: histogram.Layout, positions: Int64, packed: Int64, out: Int64) -> None:
         """Write the histograms of the active nodes at `positions` to out, int64 (positions, planes, cells).
@@ -47,6 +43,18 @@ class RowCodes(Protocol):
 
     def follow(self, level: Level) -> None:
         """All other rows move to the next level, as `move` was told."""
+
+
+class RowCodes(Protocol):
+    """The codes of one party's rows. They never leave the party. Several trees may grow at a time."""
+
+    def start_tree(self, inside: ChunkedRows, outside: ChunkedRows, margins: npt.NDArray[np.float32]) -> RowsInTree:
+        """All rows at the root of a tree.
+
+        Args:
+            inside: the rows trained on. outside: all others, which share an array with them. Both are reordered.
+            margins: float32 (n_rows,): increased by the leaf values as leaves appear.
+        """
 
     def of_rows(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
         """The codes of some rows, (rows, n_features)."""
@@ -106,11 +114,44 @@ class CodesInMemory:
         self._pool = pool
         self._buffers = Buffers()
 
-    def start_tree(self, inside: ChunkedRows, outside: ChunkedRows, margins: npt.NDArray[np.float32]) -> int:
+    def start_tree(self, inside: ChunkedRows, outside: ChunkedRows, margins: npt.NDArray[np.float32]) -> RowsInTree:
         codes = self._binned.codes_by_feature
-        self._inside, self._outside = (
+        trained, others = (
             RowPartition(codes, self._missing, self._n_categories, rows, margins) for rows in (inside, outside)
         )
+        return _TreeInMemory(self._binned.codes, trained, others, self._pool, self._buffers)
+
+    def of_rows(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
+        codes: npt.NDArray[Any] = self._binned.codes[rows]
+        return codes
+
+    def arrays(self) -> Iterator[npt.NDArray[Any]]:
+        yield self._binned.codes
+
+
+class _TreeInMemory:
+    """See `RowsInTree`.
+
+    Args:
+        codes: uint8 or uint16 (n_rows, n_features). inside, outside: the rows trained on, and all others. buffers: shared by trees.
+    """
+
+    def __init__(
+        self,
+        codes: npt.NDArray[Any],
+        inside: RowPartition,
+        outside: RowPartition,
+        pool: WorkerPool,
+        buffers: Buffers,
+    ) -> None:
+        self._codes = codes
+        self._inside = inside
+        self._outside = outside
+        self._pool = pool
+        self._buffers = buffers
+
+    @property
+    def n_rows(self) -> int:
         return self._inside.n_rows
 
     def histograms(self, layout: histogram.Layout, positions: Int64, packed: Int64, out: Int64) -> None:
@@ -118,7 +159,7 @@ class CodesInMemory:
         starts, ends = partition.starts[positions], partition.ends[positions]
         sums = self._buffers.get("sums", (pool.threads, layout.scratch))
         columns = layout.columns
-        work = (self._binned.codes, columns, layout.offsets, layout.stride, partition.rows, starts, ends, packed)
+        work = (self._codes, columns, layout.offsets, layout.stride, partition.rows, starts, ends, packed)
         if pool.threads > 1 and partition.n_rows * len(columns) >= PARALLEL_VALUES:
             histogram.build_histograms_parallel(*work, sums, out, pool)
         else:
@@ -131,10 +172,3 @@ class CodesInMemory:
     def follow(self, level: Level) -> None:
         if self._outside.n_rows:
             self._outside.apply(level)
-
-    def of_rows(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
-        codes: npt.NDArray[Any] = self._binned.codes[rows]
-        return codes
-
-    def arrays(self) -> Iterator[npt.NDArray[Any]]:
-        yield self._binned.codes

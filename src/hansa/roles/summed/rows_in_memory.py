@@ -32,7 +32,7 @@ from hansa.roles.summed.custom import (
 from hansa.roles.summed.features import feature_rules, without_categories
 from hansa.roles.summed.levels import RecodedColumns, content_codes, count_levels, own_codes, told_levels
 from hansa.roles.summed.party_rows import Counts, DoesNotFit, Int64, TrainingStart
-from hansa.roles.summed.row_codes import CodeRows, RowCodes, code_in_memory
+from hansa.roles.summed.row_codes import CodeRows, RowCodes, RowsInTree, code_in_memory
 from hansa.roles.summed.statistics import (
     MagnitudeBounds,
     balanced,
@@ -81,6 +81,30 @@ def _values_of_codes(cuts: Cuts, n_categories: npt.NDArray[np.int32], feature: i
         lowest = np.nextafter(inner[:1], np.float32(-np.inf)) if len(inner) else np.zeros(1, np.float32)
         values = np.concatenate([lowest, inner])
     return np.append(values, np.float32(np.nan)) if cuts.has_missing[feature] else values
+
+
+class _Place:
+    """One of the trees that grow side by side.
+
+    Args:
+        rows: uint16 (n_rows,), of which `drawn` takes spans.
+
+    Attributes:
+        drawn: the rows that the tree trains on, and all others. tree: where they stand in it. output: whose margins it moves, -1
+            before it begins. gained: float32 (n_rows,), what margins gain once the trees before it have ended; None where they gain it
+            at once.
+        packed: int64 (planes, n_rows), gradients as whole numbers; trees of one forest share it. packs: output and scales of them.
+    """
+
+    drawn: tuple[ChunkedRows, ChunkedRows]
+    tree: RowsInTree
+
+    def __init__(self, rows: npt.NDArray[np.uint16]) -> None:
+        self.rows = rows
+        self.output = -1
+        self.gained: npt.NDArray[np.float32] | None = None
+        self.packed = np.empty((0, 0), np.int64)
+        self.packs: tuple[int, objective.Scales] | None = None
 
 
 class RowsInMemory:
@@ -251,8 +275,7 @@ class RowsInMemory:
         kept = n_rows if not self._large or self._per_round > 1 else 0
         self._gradient = np.empty((len(first), kept))
         self._hessian = np.empty((len(first), kept))
-        self._packed = np.empty((start.planes, n_rows), np.int64)
-        self._tree_rows = np.empty(n_rows, np.uint16)
+        self._places: list[_Place] = []
 
     def _bin(self, cuts: Cuts) -> RowCodes:
         """Codes of all rows. A held-out row may lack a feature that no training row lacks: it goes right, as the model has it."""
@@ -268,14 +291,15 @@ class RowsInMemory:
 
     def start_round(self, tree: int, gradient_bound: float, hessian_bound: float) -> list[int]:
         parameters = self._plan.parameters
+        self._end_trees()
         if parameters.quantiles:  # trees of one round all refit to the residuals at its start
             self._starts = self._margins.copy() if parameters.num_parallel_tree > 1 else self._margins
         whole_table = self._gradient.shape[1] > 0
         if whole_table:
             self._derive(0, self.n_rows, self._gradient, self._hessian)
-        self.draw(tree)
+        self.draw(0, tree)
         # Where a round has several trees, each draws rows of its own: its sums are at most those of all rows.
-        rows = self._drawn[0] if self._per_round == 1 else self._undrawn()
+        rows = self._places[0].drawn[0] if self._per_round == 1 else self._undrawn()
         totals = [0] * (2 * parameters.outputs)
         for chunk, first, end in spans(self.n_rows):
             own = rows.of_chunk(chunk)
@@ -329,22 +353,26 @@ class RowsInMemory:
         self._derive(first, end, gradient, hessian)
         return gradient, hessian
 
-    def draw(self, tree: int) -> None:
-        """The rows that this tree trains on, and all others: two sets that share one array."""
+    def draw(self, place: int, tree: int) -> None:
         parameters = self._plan.parameters
+        if place == 0:
+            self._end_trees()
+        if place == len(self._places):
+            self._places.append(_Place(np.empty(self.n_rows, np.uint16)))
+        own = self._places[place]
         if parameters.subsample == 1:
-            self._drawn = part(self.n_rows, self._undrawn_of_chunk, self._tree_rows)
+            own.drawn = part(self.n_rows, self._undrawn_of_chunk, own.rows)
             return
 
         def chosen(first: int, end: int) -> npt.NDArray[np.bool_]:
             drawn = draw_by_contents(self._hashes[first:end], parameters.subsample, parameters.seed, tree)
             return drawn & ~self._held_out(first, end) if len(self._evaluation) else drawn
 
-        self._drawn = part(self.n_rows, chosen, self._tree_rows)
+        own.drawn = part(self.n_rows, chosen, own.rows)
 
     def _undrawn(self) -> ChunkedRows:
         """All rows trained on."""
-        return part(self.n_rows, self._undrawn_of_chunk, np.empty_like(self._tree_rows))[0]
+        return part(self.n_rows, self._undrawn_of_chunk, np.empty(self.n_rows, np.uint16))[0]
 
     @property
     def _undrawn_of_chunk(self) -> Callable[[int, int], npt.NDArray[np.bool_]] | None:
@@ -353,6 +381,7 @@ class RowsInMemory:
 
     def metrics(self, gradient_bound: float) -> list[tuple[str, Int64]]:
         parameters, start = self._plan.parameters, self._start
+        self._end_trees()
         rows = self._evaluation
         bounds = MagnitudeBounds(start.label_exponent, start.weight_exponent)
         # Of a custom objective gradients say nothing of errors.
@@ -387,29 +416,53 @@ class RowsInMemory:
                 total += np.array([objective.sum_fixed(own, None, unit) for own in sizes.T], np.int64)
         return total
 
-    def start_tree(self, output: int) -> int:
+    def start_tree(self, place: int, output: int) -> int:
         self._output = output
-        margins = self._margins[output]
+        own, margins = self._places[place], self._margins[output]
         if self._plan.parameters.quantiles:  # rows get the number of their leaf first, and its value once that is known
             margins = self._leaf_of = np.zeros(self.n_rows, np.float32)
-        return self._codes.start_tree(*self._drawn, margins)
+        elif any(before.output == output for before in self._places[:place]):
+            # Sums of float32 have an order: this tree's leaves wait for those of the trees before it.
+            margins = own.gained = np.zeros(self.n_rows, np.float32)
+        own.output = output
+        own.tree = self._codes.start_tree(*own.drawn, margins)
+        return own.tree.n_rows
 
-    def quantise(self, output: int, scales: objective.Scales) -> None:
+    def _end_trees(self) -> None:
+        """All trees side by side have ended: margins gain what waited."""
+        for own in self._places:
+            if own.gained is not None:
+                self._margins[own.output] += own.gained
+            own.output, own.gained = -1, None
+
+    def quantise(self, place: int, output: int, scales: objective.Scales) -> None:
+        own = self._places[place]
+        if place and self._places[place - 1].packs == (
+            output,
+            scales,
+        ):  # of trees of one forest all gradients are the same
+            own.packed, own.packs = self._places[place - 1].packed, (output, scales)
+            return
+        own.packs = output, scales
+        shared = any(own.packed is other.packed for other in self._places if other is not own)
+        if shared or not own.packed.size:
+            own.packed = np.empty((self._start.planes, self.n_rows), np.int64)
         if self._gradient.shape[1]:
-            objective.pack(self._gradient[output], self._hessian[output], scales, self._packed)
+            objective.pack(self._gradient[output], self._hessian[output], scales, own.packed)
             return
         for _, first, end in spans(self.n_rows):
             gradient, hessian = self._derived(first, end)
-            objective.pack(gradient[output], hessian[output], scales, self._packed[:, first:end])
+            objective.pack(gradient[output], hessian[output], scales, own.packed[:, first:end])
 
-    def histograms(self, layout: histogram.Layout, positions: Int64, out: Int64) -> None:
-        self._codes.histograms(layout, positions, self._packed, out)
+    def histograms(self, place: int, layout: histogram.Layout, positions: Int64, out: Int64) -> None:
+        own = self._places[place]
+        own.tree.histograms(layout, positions, own.packed, out)
 
-    def move(self, level: Level) -> Int64:
-        return self._codes.move(level)
+    def move(self, place: int, level: Level) -> Int64:
+        return self._places[place].tree.move(level)
 
-    def follow(self, level: Level) -> None:
-        self._codes.follow(level)
+    def follow(self, place: int, level: Level) -> None:
+        self._places[place].tree.follow(level)
 
     # --- quantiles of residuals ---------------------------------------------------------------------------------------
 
@@ -438,7 +491,7 @@ class RowsInMemory:
         for chunk, first, end in spans(self.n_rows):
             residuals = labels.part(first, end) - starts[first:end]
             weights = None if self._kept_weights is None else self._kept_weights.part(first, end)
-            yield residuals, self._leaf_of[first:end], self._drawn[0].of_chunk(chunk), weights
+            yield residuals, self._leaf_of[first:end], self._places[0].drawn[0].of_chunk(chunk), weights
 
     def set_leaves(self, values: npt.NDArray[np.float32]) -> None:
         margins = self._margins[self._output]

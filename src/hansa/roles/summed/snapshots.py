@@ -5,6 +5,7 @@ Nothing here is any single party's: sums over all parties, trees, and bounds tha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -34,17 +35,17 @@ class Setup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NamedChildren(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Children whose rows were asked for with the last splits of a tree: the fields of `verified_counts.Named`."""
+    """Children whose rows were asked for with the last splits of trees: the fields of `verified_counts.Named`."""
 
     tree: int
     step: int
     size: int
-    least: int
+    least: bytes
     most: int
     whole: bytes
     within: bytes
     signed: bool
-    where: tuple[tuple[int, bytes], ...]
+    where: tuple[tuple[int, int, bytes], ...]
 
     @classmethod
     def of(cls, named: Named) -> NamedChildren:
@@ -53,12 +54,12 @@ class NamedChildren(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             named.tree,
             named.step,
             named.size,
-            named.least,
+            named.least.astype(np.int64).tobytes(),
             named.most,
             named.whole.astype(np.int64).tobytes(),
             named.within.astype(np.int64).tobytes(),
             named.signed,
-            tuple((level, nodes.astype(np.int64).tobytes()) for level, nodes in named.where),
+            tuple((tree, level, nodes.astype(np.int64).tobytes()) for tree, level, nodes in named.where),
         )
 
     def named(self) -> Named:
@@ -67,22 +68,22 @@ class NamedChildren(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.tree,
             self.step,
             self.size,
-            self.least,
+            int64(self.least),
             self.most,
             int64(self.whole),
             int64(self.within),
             None,
             True,
             self.signed,
-            [(level, int64(nodes)) for level, nodes in self.where],
+            [(tree, level, int64(nodes)) for tree, level, nodes in self.where],
         )
 
 
 class Snapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An aggregator right after it told the cuts, or the last splits of a tree.
+    """An aggregator right after it told the cuts, or the last splits of the trees that grew side by side.
 
     Attributes:
-        tree: the one that comes next. exchanges: so far. gradient_bound: on |g| of any row in it.
+        tree: the first one that comes next. exchanges: so far. gradient_bound: on |g| of any row in it.
         margin_bounds, highest_margins, moved: as the aggregator's, by output. totals: of the round that the tree is in, where it
             began before.
         most: bounds of its totals, where the root came with them; else empty. growing: whether scales went out with the splits.
@@ -101,6 +102,17 @@ class Snapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     history: dict[str, tuple[float | None, ...]]
     without_value: dict[str, str]
     named: NamedChildren | None
+
+
+class KeptTrees(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The trees that a checkpoint ends, in their order."""
+
+    trees: tuple[KeptTree, ...]
+
+    @classmethod
+    def of(cls, trees: Sequence[Tree]) -> KeptTrees:
+        """Trees as plain bytes."""
+        return cls(tuple(map(KeptTree.of, trees)))
 
 
 class KeptTree(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

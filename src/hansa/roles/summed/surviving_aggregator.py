@@ -95,6 +95,7 @@ class SurvivingAggregator:
         self._mark = Mark(0, b"")
         self._told: tuple[Mark, Broadcast] | None = None
         self._last_counts = b""
+        self._kept = 0  # trees that the journal has
         self._left: set[str] = set()
         kept = journal.outcome
         self.releasing = kept is not None
@@ -293,13 +294,13 @@ class SurvivingAggregator:
         agreed = self._agreed
         assert agreed is not None  # `_sign`
         journal, self.began, self._mark = self._journal, True, agreed.mark
-        trees = max(agreed.checkpoint - 1, 0) // self._plan.parameters.trees_per_round
         journal.forget_after(agreed.checkpoint)
         if agreed.checkpoint > 0:
             snapshot, grown, last = journal.kept(agreed.checkpoint)
             self._aggregator.resume(journal.roster, journal.setup, snapshot, grown, last, agreed.start(), self._parties)
-        rounds = self._plan.parameters.rounds
-        self._report(Resumed(trees=trees, rounds=rounds, epoch=agreed.epoch, left_out=self.left_out))
+        rounds, per_round = self._plan.parameters.rounds, self._plan.parameters.trees_per_round
+        self._kept = len(self._aggregator.trees)
+        self._report(Resumed(trees=self._kept // per_round, rounds=rounds, epoch=agreed.epoch, left_out=self.left_out))
         if agreed.checkpoint == 0:
             for each in self._aggregator.start_over(journal.roster, agreed.start()):
                 yield from self._watched(each)
@@ -348,9 +349,10 @@ class SurvivingAggregator:
         if self._told is None:
             return
         (mark, broadcast), self._told = self._told, None
-        trees = self._aggregator.trees
+        trees, before = self._aggregator.trees, self._kept
         setup = None if trees else self._aggregator.setup()
-        self._journal.checkpoint(mark, broadcast, self._aggregator.snapshot(), setup, trees[-1] if trees else None)
+        self._journal.checkpoint(mark, broadcast, self._aggregator.snapshot(), setup, trees[before:])
+        self._kept = len(trees)
 
     # --- after the end ---------------------------------------------------------------------------------------------------
 

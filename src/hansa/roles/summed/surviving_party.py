@@ -264,9 +264,8 @@ class SurvivingParty:
         before = self._journal.broadcasts(number - 1) if last else iter(())
         answers = self._party.resume(self._journal.welcome, before, last[1] if last else None, self._masking)
         first = next(answers, None)
-        trees = max(agreed.checkpoint - 1, 0) // self._plan.parameters.trees_per_round
         rounds = self._plan.parameters.rounds
-        self._report(Resumed(trees=trees, rounds=rounds, epoch=agreed.epoch, left_out=self.left_out))
+        self._report(Resumed(trees=self._party.rounds_grown, rounds=rounds, epoch=agreed.epoch, left_out=self.left_out))
         if first is not None:
             yield first
         yield from answers

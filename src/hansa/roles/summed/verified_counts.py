@@ -8,17 +8,18 @@ the plan allows:
    and a proof for every other party (`secure.vouching`) over run, epoch, tree, step, everything broadcast so far, and the vector.
 2. The aggregator shows every party all vectors with the proofs that are meant for it, with its next broadcast (`verify_counts =
    "after"`), or before any sums of that request leave (`"before"`). Under `"tree"` the children of a whole tree are named when it
-   ends, otherwise all is as under `"after"`. The vectors join the transcript, to which later masks are bound.
+   ends, otherwise all is as under `"after"`. The vectors join the transcript, to which later masks are bound. Of trees that grow side
+   by side one vector has the children of all.
 3. A party checks the proofs, adds the vectors up (the masks cancel, the zero words say so) and checks the counts (`Named.broken`).
 
-Where cells were counted, and where trees end (under `"after"` and `"before"` every `SIGNED_TREES`-th and the last one), the aggregator
-signs a hash of its broadcasts since the signature before. A party keeps what was signed before it judges the counts in it. Both
-sides' logic is here: `CountChecker` for a party, `CountRelay` for the aggregator. No I/O.
+Where cells were counted, and where trees end (under `"after"` and `"before"` every `SIGNED_TREES`-th and the last one, or those that
+grew side by side with it), the aggregator signs a hash of its broadcasts since the signature before. A party keeps what was signed
+before it judges the counts in it. Both sides' logic is here: `CountChecker` for a party, `CountRelay` for the aggregator. No I/O.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -70,21 +71,23 @@ class Named(NamedTuple):
     """What a request names, and what all parties know of its rows.
 
     Attributes:
-        tree, step: of the request, or of the tree's last one; tree is `messages.SETUP` for cells.
-        size: how many cells or children. least: rows that each must have. most: rows of all parties.
+        tree, step: of the request, or of the tree's last one; tree is the first of those that grow side by side, `messages.SETUP` for
+            cells.
+        size: how many cells or children. least: int64 (size,), rows that each must have. most: rows of all parties.
         whole: int64: rows of what they are parts of; empty where unknown. Of children these are pairs, whose rows add up to it.
         within: int64, as long as `whole`: of children, the one among them that a pair's parent is; -1 where that is not named here,
             and its rows are `whole`, or unknown and that is -1.
         group: int64 (size,): of cells, which entry of `whole` each is a part of, at most; None of children.
-        last: whether a tree ends with them. signed: whether the aggregator signs its broadcasts when it shows the counts.
-        where: what `describe` needs: of children (level, positions of the nodes that split) by level, of cells (bits, prefixes,
+        last: whether all trees side by side end with them. signed: whether the aggregator signs its broadcasts when it shows the
+            counts.
+        where: what `describe` needs: of children (tree, level, positions of the nodes that split) by level, of cells (bits, prefixes,
             names of columns); of bins (`BINS`, their places, names of columns); of residuals (`RESIDUALS`, bits, prefixes, groups).
     """
 
     tree: int
     step: int
     size: int
-    least: int
+    least: Int64
     most: int
     whole: Int64
     within: Int64
@@ -109,17 +112,17 @@ class Named(NamedTuple):
                 return f"bin {prefixes[number] + 1} of column {features[number]!r}"
             return f"cell {int(prefixes[number]):#x} of {bits} bits of feature {features[number]!r}"
         side, pair = "right" if number % 2 else "left", number // 2
-        for level, nodes in self.where:
+        for tree, level, nodes in self.where:
             if pair < len(nodes):
-                return f"the {side} child of node {nodes[pair]} in level {level} of tree {self.tree}"
+                return f"the {side} child of node {nodes[pair]} in level {level} of tree {tree}"
             pair -= len(nodes)
         raise IndexError(number)
 
     def broken(self, counts: Int64) -> str:
         """The rule that these pooled counts break, or ""; int64 (size,)."""
-        low, high = int(counts.argmin()), int(counts.argmax())
-        if counts[low] < self.least:
-            return f"{self.describe(low)} holds {counts[low]} rows of all parties; the plan allows no fewer than {self.least}"
+        low, high = int((counts - self.least).argmin()), int(counts.argmax())
+        if counts[low] < self.least[low]:
+            return f"{self.describe(low)} holds {counts[low]} rows of all parties; the plan allows no fewer than {self.least[low]}"
         if counts[high] > self.most:
             return f"{self.describe(high)} is said to hold {counts[high]} rows; all parties have {self.most}: a party's count is false"
         if not len(self.whole):
@@ -178,12 +181,9 @@ class Naming:
         self._request: CutRequest | None = None
         self._residuals: Int64 | None = None
         self._weight = 1.0
-        self._least = 1
-        self._scales: Scales | None = None
-        self._active = _NONE
         self._by_tree = plan.verify_counts == "tree"
-        self._levels: list[tuple[int, Int64]] = []
-        self._above: list[Int64] = []
+        self._trees: list[_TreeNaming] = []
+        self._parts: list[tuple[_TreeNaming, int, int]] = []
         self._last_tree = plan.parameters.rounds * plan.parameters.trees_per_round - 1
 
     def cells(self, step: int, request: CutRequest) -> Named | None:
@@ -203,7 +203,7 @@ class Naming:
             tree=messages.SETUP,
             step=step,
             size=len(prefixes),
-            least=self._plan.min_cell_rows + 1,
+            least=np.full(len(prefixes), self._plan.min_cell_rows + 1),
             most=self._n_rows,
             whole=whole,
             within=np.full(len(whole), -1),
@@ -218,11 +218,12 @@ class Naming:
         sizes = [(number, len(cuts) + 1) for number, cuts in enumerate(layout.cuts) if len(cuts)]
         if not sizes:
             return None
+        total = sum(size for _, size in sizes)
         return Named(
             tree=messages.SETUP,
             step=step,
-            size=sum(size for _, size in sizes),
-            least=self._plan.min_cell_rows,
+            size=total,
+            least=np.full(total, self._plan.min_cell_rows),
             most=self._n_rows,
             whole=np.full(len(sizes), self._n_rows, np.int64),
             within=np.full(len(sizes), -1),
@@ -252,7 +253,7 @@ class Naming:
             tree=tree,
             step=step,
             size=len(request.prefixes),
-            least=self._plan.min_cell_rows + 1,
+            least=np.full(len(request.prefixes), self._plan.min_cell_rows + 1),
             most=self._n_rows,
             whole=whole,
             within=np.full(len(whole), -1),
@@ -266,31 +267,116 @@ class Naming:
         """No row's weight, scale_pos_weight included, exceeds this."""
         self._weight = weight_bound
 
-    def start_tree(self, scales: Scales, gradient_bound: float) -> None:
-        """A tree begins, its sums at these scales; no row's |g| exceeds this bound."""
+    def start_trees(self, first: int, scales: Sequence[Scales], gradient_bound: float) -> None:
+        """Trees from number `first` on begin side by side, their sums at these scales; no row's |g| exceeds this bound."""
         plan, parameters = self._plan, self._plan.parameters
         public = (plan, self._weight, gradient_bound)
-        heaviest = heaviest_row(most_hessian(*public), scales)
-        self._hessian_bound = hessian_bound(*public)
-        self._scales = scales
-        self._least = rows_of(parameters.min_child_weight, plan.min_child_rows, heaviest, scales)
+        most, bound = most_hessian(*public), hessian_bound(*public)
         # How many rows a draw of each party leaves is not worth working out: the root's children tell.
-        self._n_root = self._n_rows if parameters.subsample == 1 else -1
-        self._active = np.array([self._n_root], np.int64)
+        n_root = self._n_rows if parameters.subsample == 1 else -1
+        self._trees = []
+        for tree, own in enumerate(scales, first):
+            least = rows_of(parameters.min_child_weight, plan.min_child_rows, heaviest_row(most, own), own)
+            self._trees.append(_TreeNaming(tree, own, least, bound, n_root, self._by_tree))
+
+    def nodes(self, number: int, levels: Mapping[int, Level]) -> Named | None:
+        """The children that level `number` of trees makes, or those of the whole trees that end with it; None where there are none to
+        name now.
+
+        Args:
+            levels: of each tree that still grows, by its number.
+
+        Raises HansaError where scales make nonsense of counts.
+        """
+        first = self._trees[0].tree
+        group = self._trees[-1].tree + 1
+        found = [(tree, tree.nodes(number, levels[tree.tree], self._n_rows)) for tree in self._trees if not tree.ended]
+        named = [(tree, own) for tree, own in found if own is not None]
+        if not named:
+            return None
+        ends = np.cumsum([0, *(own.size for _, own in named)]).tolist()
+        self._parts = [(tree, begin, end) for (tree, _), begin, end in zip(named, ends, ends[1:], strict=False)]
+        last = all(tree.ended for tree in self._trees)
+        due = group // SIGNED_TREES > first // SIGNED_TREES or group > self._last_tree
+        within = [
+            np.where(own.within >= 0, own.within + begin, -1) for (_, own), begin in zip(named, ends, strict=False)
+        ]
+        return Named(
+            tree=first,
+            step=number + 1,
+            size=ends[-1],
+            least=np.concatenate([np.full(own.size, own.least) for _, own in named]),
+            most=self._n_rows,
+            whole=np.concatenate([own.whole for _, own in named]),
+            within=np.concatenate(within),
+            group=None,
+            last=last,
+            signed=self._by_tree or (last and due),
+            where=[(tree.tree, level, nodes) for tree, own in named for level, nodes in own.levels],
+        )
+
+    def settle(self, named: Named, counts: Int64) -> None:
+        """These are the counts of what was named."""
+        if named.where[0] == RESIDUALS:
+            self._residuals = counts
+        elif named.tree == messages.SETUP:
+            assert self._request is not None  # it named them
+            if named.where[0] == BINS:
+                self.pooled_bins = counts
+            else:
+                self._cells = (self._request, counts)
+        elif not named.last:
+            for tree, begin, end in self._parts:
+                tree.settle(counts[begin:end])
+
+
+class _Children(NamedTuple):
+    """Children of one tree that are named: how many, the rows that each has at least, `Named.whole` and `Named.within` of them alone;
+    the levels that they are of, with positions of the nodes that split."""
+
+    size: int
+    least: int
+    whole: Int64
+    within: Int64
+    levels: list[tuple[int, Int64]]
+
+
+class _TreeNaming:
+    """What the levels of one tree name.
+
+    Args:
+        tree: its number. scales: of its sums. least: rows that each child has. hessian_bound: of any row. n_root: rows at its root, -1
+            where that is not known. by_tree: whether its children are named when it ends.
+
+    Attributes:
+        ended: whether its last level was told.
+    """
+
+    def __init__(self, tree: int, scales: Scales, least: int, hessian_bound: float, n_root: int, by_tree: bool) -> None:
+        self.tree = tree
+        self.ended = False
+        self._scales = scales
+        self._least = least
+        self._hessian_bound = hessian_bound
+        self._n_root = n_root
+        self._by_tree = by_tree
+        self._active = np.array([n_root], np.int64)
         self._place = np.full(1, -1)
-        self._levels, self._above = [], []
+        self._levels: list[tuple[int, Int64]] = []
+        self._above: list[Int64] = []
+        self._kept = _NONE, _NONE
         self._fine = False
 
-    def nodes(self, tree: int, number: int, level: Level) -> Named | None:
+    def nodes(self, number: int, level: Level, n_rows: int) -> _Children | None:
         """The children that a level makes, or those of the whole tree that ends with it; None where there are none to name now.
 
         Raises HansaError where scales make nonsense of counts.
         """
         where = level.splits
         if len(where) and not self._fine:
-            assert self._scales is not None  # a tree began
-            check_scale(self._hessian_bound, self._n_rows, self._scales)
+            check_scale(self._hessian_bound, n_rows, self._scales)
             self._fine = True
+        self.ended = level.last
         self._levels.append((number, where))
         self._above.append(self._place[where])
         first = 2 * (sum(len(nodes) for _, nodes in self._levels) - len(where)) if self._by_tree else 0
@@ -313,31 +399,11 @@ class Naming:
             within = np.concatenate(above)
         else:
             whole = self._active[where]
-        return Named(
-            tree,
-            number + 1,
-            2 * pairs,
-            self._least,
-            self._n_rows,
-            whole,
-            within,
-            None,
-            level.last,
-            level.last and (self._by_tree or (tree + 1) % SIGNED_TREES == 0 or tree == self._last_tree),
-            levels,
-        )
+        return _Children(2 * pairs, self._least, whole, within, levels)
 
-    def settle(self, named: Named, counts: Int64) -> None:
-        """These are the counts of what was named."""
-        if named.where[0] == RESIDUALS:
-            self._residuals = counts
-        elif named.tree == messages.SETUP:
-            assert self._request is not None  # it named them
-            if named.where[0] == BINS:
-                self.pooled_bins = counts
-            else:
-                self._cells = (self._request, counts)
-        elif not named.last:
+    def settle(self, counts: Int64) -> None:
+        """These are the counts of the children that were named last."""
+        if not self.ended:
             built, waiting = self._kept
             self._active = np.concatenate([counts[built], waiting])
 
@@ -445,7 +511,7 @@ class CountChecker:
         self._identity = identity
         self._section = _Section(masking.run.run_id, masking.start)
         self._carried = True
-        self._children: list[Int64] = []
+        self._children: dict[int, list[Int64]] = {}
         self._before = encode_fields("hansa row counts v1", masking.run.run_id, masking.run.epoch)
 
     @property
@@ -457,13 +523,14 @@ class CountChecker:
         """Keep a broadcast for the signature to come."""
         self._section.absorb(kind, frame)
 
-    def count(self, own: Int64) -> None:
-        """Keep this party's rows of the children of a level, until they are named."""
-        self._children.append(own)
+    def count(self, tree: int, own: Int64) -> None:
+        """Keep this party's rows of the children of a level of a tree, until they are named."""
+        if len(own):
+            self._children.setdefault(tree, []).append(own)
 
     def recall(self, named: Named) -> None:
         """These cells or children were named before a checkpoint, and vouched for then."""
-        self.due, self._children = named, []
+        self.due, self._children = named, {}
 
     def recall_counts(self, words: bytes | memoryview) -> None:
         """What all parties vouched for then, which was checked then. Raises ProtocolError where it is not what was named."""
@@ -491,10 +558,11 @@ class CountChecker:
     def vouch(self, named: Named, own: npt.NDArray[np.integer[Any]] | None = None) -> None:
         """Mask this party's counts of what was named, (size,), and make the proofs; `message` or `carry` gives them out.
 
-        Without `own` they are those of the children that were kept.
+        Without `own` they are those of the children that were kept, of the trees whose children are named.
         """
         if own is None:
-            own, self._children = np.concatenate(self._children), []
+            trees = dict.fromkeys(tree for tree, _, _ in named.where)
+            own = np.concatenate([part for tree in trees for part in self._children.pop(tree)])
         words = np.empty(named.size + 1, _WORD)
         words[:-1] = own
         self._own = own.astype(np.int64, copy=False)
