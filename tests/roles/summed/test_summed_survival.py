@@ -20,6 +20,7 @@ from hansa.node.state import PartyState
 from hansa.plan import CustomMetric, CustomObjective
 from hansa.protocol import messages
 from hansa.protocol.messages import CheckpointSigned, Contribution, Finish, Received, Resume, SplitNodes, Welcome
+from hansa.roles.summed import side_by_side
 from hansa.roles.summed.custom import Functions
 from made_tables import NAMES, coded, plan, spread, table
 from surviving import Crash, Survivors, crash_at
@@ -72,6 +73,8 @@ CASES = {
     "counts by tree": lambda: (masked("tree"), tables_of()),
     "counts after": lambda: (masked("after"), tables_of()),
     "counts before": lambda: (masked("before"), tables_of()),
+    "masked classes": lambda: (masked("tree", objective="multi:softprob"), tables_of("multi:softprob")),
+    "masked forest": lambda: (masked("after", num_parallel_tree=3, subsample=0.7), tables_of()),
 }
 
 
@@ -107,6 +110,13 @@ def check_all_crashes(folder: Path, case: str, step: int) -> None:
 @pytest.mark.parametrize("case", ["federated", "counts by tree"])
 def test_processes_that_end_at_any_message_change_nothing(tmp_path, case):
     check_all_crashes(tmp_path, case, 17)
+
+
+@pytest.mark.parametrize("case", ["classes", "masked classes"])
+def test_checkpoints_stand_between_trees_that_do_not_grow_side_by_side(tmp_path, monkeypatch, case):
+    """Three trees a round, two and then one: a round has two checkpoints."""
+    monkeypatch.setattr(side_by_side, "MOST_TREES", 2)
+    check_all_crashes(tmp_path, case, 41)
 
 
 def test_no_answer_leaves_a_masked_run_without_masks(small_masked):
