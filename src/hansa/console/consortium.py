@@ -144,11 +144,7 @@ def consortium(member: Member, _: Asked) -> ConsortiumView:
 
 def _shown(member: Member, own: Consortium) -> ConsortiumShown:
     standing = own.members.standing
-    try:
-        versions = () if standing is None else _file(own).versions
-    except HansaError:
-        versions = ()  # it is wrong now, and Home says why: what was read before is shown
-    by_all = bool(versions)
+    versions = _versions(own)
     folder = _folder(member, own)
     return ConsortiumShown(
         name=own.name,
@@ -173,8 +169,8 @@ def _shown(member: Member, own: Consortium) -> ConsortiumShown:
         hub=own.hub,
         passphrase=asks_passphrase(own),
         invited=tuple(sorted(path.stem for path in folder.glob("*.json"))) if folder.is_dir() else (),
-        change=_change_shown(member, own) if by_all else None,
-        new_keys=tuple(_new_keys(own)) if by_all else (),
+        change=_change_shown(member, own) if versions else None,
+        new_keys=tuple(_new_keys(own)) if versions else (),
     )
 
 
@@ -368,13 +364,18 @@ def _held(member: Member, own: Consortium) -> Signed:
     return _file(own)
 
 
+def _versions(own: Consortium) -> tuple[Version, ...]:
+    """All versions of the consortium's file as this console took it."""
+    return () if own.signed is None else own.signed.versions
+
+
 def _file(own: Consortium) -> Signed:
     """The consortium's file as this console took it.
 
     Raises IdentityError where it is another one now: half written, older, or of another history. Nothing is made or signed from that.
     """
     held = read_consortium(own.members_path)
-    if own.members.standing is None or tuple(each.digest for each in held.versions) != own.members.standing.digests:
+    if own.signed is None or [each.digest for each in held.versions] != [each.digest for each in own.signed.versions]:
         raise IdentityError(
             f"{own.members_path.name}: is another file than this console took; Home says whether it is wrong, else load the page again"
         )
@@ -387,7 +388,7 @@ def _pending(member: Member, own: Consortium) -> Signed | None:
     if not path.is_file():
         return None
     pending = read_consortium(path)
-    return pending if len(pending.versions) > len(_file(own).versions) else None
+    return pending if len(pending.versions) > len(_versions(own)) else None
 
 
 def _put(member: Member, own: Consortium, made: Signed, what: str, about: str) -> Done:

@@ -390,17 +390,21 @@ def read_pinned(path: Path, now: datetime | None = None, version: int | None = N
                 f"{path}: is a members file, which has no versions, and version {version} is asked for; name the consortium's file"
             )
         return read_members(path, now)
-    consortium = read_consortium(path)
-    require_signed(consortium, str(path))
+    return pinned_of(read_consortium(path), str(path), now, version)
+
+
+def pinned_of(consortium: Consortium, where: str, now: datetime | None = None, version: int | None = None) -> Members:
+    """`read_pinned` of a consortium's file that was read already, from `where`. Raises IdentityError."""
+    require_signed(consortium, where)
     if version is not None and version > len(consortium.versions):
         raise IdentityError(
-            f"{path}: has {len(consortium.versions)} versions, and version {version} is asked for; ask a member for its newest copy"
+            f"{where}: has {len(consortium.versions)} versions, and version {version} is asked for; ask a member for its newest copy"
         )
     head = consortium.head if version is None else consortium.versions[version - 1]
     try:
         members = members_of(head.members.values(), now)
     except IdentityError as error:
-        raise IdentityError(f"{path}: {error}") from error
+        raise IdentityError(f"{where}: {error}") from error
     return replace(members, standing=consortium.standing(version))
 
 

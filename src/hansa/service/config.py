@@ -50,7 +50,8 @@ from hansa.consortium.identity import CARD_FILE, Card, load_identity
 from hansa.consortium.key_files import Unlocking
 from hansa.consortium.members import Members, read_members
 from hansa.consortium.policy import Policy
-from hansa.consortium.versions import read_pinned
+from hansa.consortium.versions import Consortium as SignedFile
+from hansa.consortium.versions import is_consortium, pinned_of, read_consortium
 from hansa.declared import decode
 from hansa.errors import IdentityError, PlanError
 from hansa.node.config import (
@@ -180,6 +181,7 @@ class Consortium:
     Attributes:
         name: in the service's file; empty where it has one alone. members_path, folder: of the members file and of the identity.
         members, identity: what they hold, of an identity its card. key_file: that opens the identity's keys, or None.
+        signed: the consortium's file as it was read, with all its versions; None where nobody signs it.
         withdrawals: folder of approvals that were taken back, or None. hub: where the hub listens or is found.
         exchange: the member whose service passes proposals on; empty where members send files. policy: this member's conditions.
     """
@@ -194,6 +196,7 @@ class Consortium:
     hub: str
     exchange: str
     policy: Policy
+    signed: SignedFile | None = None
 
 
 @dataclass(frozen=True)
@@ -358,7 +361,9 @@ def _consortia(document: ServiceDocument, path: Path, state: Path, open_keys: bo
         members_path, folder = (path.parent / each for each in (own.members, identity))
         policy = document.policy if own.policy is None else own.policy
         key_file = at(own.key_file or document.key_file)
-        members, exchange = read_pinned(members_path), own.exchange or document.exchange or ""
+        signed = read_consortium(members_path) if is_consortium(members_path) else None
+        members = read_members(members_path) if signed is None else pinned_of(signed, str(members_path))
+        exchange = own.exchange or document.exchange or ""
         check_goes_on(members, members_path, _seen(state, name))
         if exchange and exchange not in members:
             raise PlanError(
@@ -379,6 +384,7 @@ def _consortia(document: ServiceDocument, path: Path, state: Path, open_keys: bo
                 hub=hub,
                 exchange=exchange,
                 policy=policy,
+                signed=signed,
             )
         )
     return tuple(found)

@@ -11,7 +11,7 @@ from pathlib import Path
 from hansa.consortium.approvals import Proposal, check_not_revoked, proposal_of, read_proposal, require_approved
 from hansa.consortium.envelopes import MOST_BYTES, envelope_of
 from hansa.consortium.members import Members
-from hansa.consortium.versions import read_pinned
+from hansa.consortium.versions import pinned_of, read_pinned
 from hansa.errors import HansaError, IdentityError, OutputError, PlanError, in_words
 from hansa.files import make_folder, read_whole, write_whole
 from hansa.node.config import MemberFile, read_member_file
@@ -198,4 +198,9 @@ def members_of_run(consortium: Consortium, run: ServiceRun) -> Members:
     """The members that a run is among: of the version that it began with, and before that of the last one. Raises IdentityError."""
     if not run.members_version:
         return consortium.members
-    return read_pinned(consortium.members_path, version=run.members_version)
+    if consortium.signed is None:
+        raise IdentityError(
+            f"{consortium.members_path}: is a members file, which has no versions, and run {run.run} began with version "
+            f"{run.members_version} of the consortium's file; put that back"
+        )
+    return pinned_of(consortium.signed, str(consortium.members_path), version=run.members_version)

@@ -305,7 +305,7 @@ class Service:
         before = self.file
         if len(new) > len(before.consortia):
             logs.note(logging.WARNING, "the service's file has more consortia; those are taken at the next start")
-        taken = {"policy", "members", "identity", "folder", "key_file"}
+        taken = {"policy", "members", "signed", "identity", "folder", "key_file"}
         consortia = tuple(
             replace(own, **{name: getattr(new[own.name], name) for name in taken}) for own in before.consortia
         )
