@@ -91,7 +91,7 @@ from hansa.secure.keys import PairKey, RunNames
 from hansa.secure.prg import Algorithm
 from hansa.secure.sealing import Opener, Sealer
 from hansa.service.backup import read_backup
-from hansa.service.config import read_service_file
+from hansa.service.config import read_place, read_service_file
 from hansa.service.store import ServiceRun
 from hansa.simulation.description import read_description
 from hansa.transport.delivery import (
@@ -819,6 +819,7 @@ def service_folder() -> Path:
 def service_file(content: bytes) -> None:
     path = service_folder() / "service.toml"
     path.write_bytes(content)
+    read_place(path)
     read_service_file(path)
 
 
@@ -1136,7 +1137,12 @@ TARGETS = (
         lambda: [shared_states()],
         ("node.shared_state.SharedState",),
     ),
-    Target("services' files", service_file, lambda: [SERVICE], ("service.config.read_service_file",)),
+    Target(
+        "services' files",
+        service_file,
+        lambda: [SERVICE],
+        ("service.config.read_service_file", "service.config.read_place"),
+    ),
     Target("back-ups", back_up, back_ups, ("service.backup.read_backup",)),
     Target("lines of --json and records", read_line, lines, ("node.events.read_line",), (msgspec.DecodeError,)),
 )

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 from click.testing import CliRunner, Result
 
@@ -87,6 +88,19 @@ def cells(n_rows: int, seed: int) -> dict[str, np.ndarray]:
     return {"load": load, "rsrp": rsrp, "alarms": alarms, "fault": fault}
 
 
+def parted(folder: Path, files: int) -> Path:
+    """The first party's rows as a folder of so many Parquet files."""
+    parts = folder / f"{PARTIES[0]}-rows"
+    parts.mkdir()
+    numbered = f"SELECT *, row_number() OVER () AS n FROM '{folder}/{PARTIES[0]}.csv'"
+    for number in range(files):
+        duckdb.execute(
+            f"COPY (SELECT * EXCLUDE n FROM ({numbered}) WHERE n % {files} = {number}) "
+            f"TO '{parts}/part-{number}.parquet' (FORMAT parquet)"
+        )
+    return parts
+
+
 def make_consortium(folder: Path, plan: str = PLAN) -> Path:
     """Identities, members file, plan, tables; members' own files are written by `write_member`."""
     for name in (HUB, *PARTIES):
@@ -133,9 +147,18 @@ def write_member(folder: Path, name: str, port: int, **changes: Any) -> Path:
 class Started:
     """A member's process."""
 
-    def __init__(self, role: str, path: Path, *options: str, command: Sequence[str] = ("-m", "hansa")) -> None:
+    def __init__(
+        self,
+        role: str,
+        path: Path,
+        *options: str,
+        command: Sequence[str] = ("-m", "hansa"),
+        before: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, *command, role, str(path), *options],
+            [*before, sys.executable, *command, role, str(path), *options],
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -170,8 +193,8 @@ class Consortium:
         self.folder = folder
         self._started: list[Started] = []
 
-    def start(self, role: str, path: Path, *options: str, command: Sequence[str] = ("-m", "hansa")) -> Started:
-        started = Started(role, path, *options, command=command)
+    def start(self, role: str, path: Path, *options: str, **how: Any) -> Started:
+        started = Started(role, path, *options, **how)
         self._started.append(started)
         return started
 

@@ -158,6 +158,7 @@ DECODING = re.compile(
 
 NOT_FROM_OTHERS = {
     "cli.service": "lines of events that the service on this machine wrote",
+    "service.seen_members": "which version of a members file this service took, as it wrote it, or as its back-up has it",
     "service.store": "runs that the service on this machine wrote into its database",
     "service.supervisor": "events of a process that this process started, and its record",
     "simulation.pooled_xgboost": "the answer of a process that this process started",

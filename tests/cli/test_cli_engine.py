@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 
-import duckdb
 import pytest
 
 from hansa.transport.recording import read_transcript
-from made_consortium import PARTIES, Consortium, assert_refused, hansa, write_member
+from made_consortium import PARTIES, Consortium, assert_refused, hansa, parted, write_member
 
 AURORA = PARTIES[0]
 NOTHING: Mapping[str, object] = MappingProxyType({})
@@ -24,14 +23,7 @@ ENGINE = {"kind": "ray", "address": "local", "workers": 2}
 @pytest.fixture
 def parts(consortium: Consortium) -> Path:
     """Aurora's rows as a folder of three Parquet files."""
-    folder = consortium.folder / "aurora-rows"
-    folder.mkdir()
-    for number in range(3):
-        duckdb.execute(
-            f"COPY (SELECT * EXCLUDE n FROM (SELECT *, row_number() OVER () AS n FROM '{consortium.folder}/aurora.csv') "
-            f"WHERE n % 3 = {number}) TO '{folder}/part-{number}.parquet' (FORMAT parquet)"
-        )
-    return folder
+    return parted(consortium.folder, 3)
 
 
 def trained(

@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from hansa.consortium.versions import read_consortium, read_pinned
+from hansa.consortium.approvals import approve, propose
+from hansa.consortium.envelopes import written
+from hansa.consortium.identity import load_identity
+from hansa.consortium.versions import read_consortium, read_pinned, revoked, signed, write_consortium
+from hansa.plan import parse_plan
 from made_console import Desk, send
-from made_consortium import HUB, hansa, make_consortium
+from made_consortium import HUB, PLAN, hansa, make_consortium
 
 NAMES = (HUB, "aurora", "borealis")
 
@@ -99,7 +103,7 @@ def test_a_member_is_invited_added_and_signed_by_all(folder: Path, tmp_path: Pat
     done(hansa("consortium", "sign", "--consortium", copy, *identity))
     did(send(clients[HUB], "/consortium/bring", copy.read_bytes(), consortium=""), clients[HUB], "still to sign: hub")
     last = send(clients[HUB], "/consortium/sign", consortium="", sure="yes")
-    did(last, clients[HUB], "all that must have signed", "when it is started again")
+    did(last, clients[HUB], "all that must have signed", "The service takes it now")
     assert "cirrus" in read_pinned(folder / f"{HUB}.json")
     for name in ("aurora", "borealis"):
         did(carried(clients[HUB], clients[name]), clients[name], "all that must have signed")
@@ -231,3 +235,31 @@ def test_members_of_a_file_that_nobody_signs_are_changed_by_hand(tmp_path: Path)
         )
     assert client.get("/consortium/only/file").status_code == 404
     assert "Change members and keys" not in client.get("/consortium").text
+
+
+def test_a_console_takes_a_file_that_others_put_there_and_none_that_is_older_or_half(folder: Path, tmp_path: Path):
+    """It holds approvals to the members of now: what a revoked key signed counts no more, and an older copy does not bring it back."""
+    aurora = desk(folder, "aurora", tmp_path)
+    client, path = aurora.signed_in(), folder / "aurora.json"
+    members = read_pinned(path)
+    signed_by = {name: load_identity(folder / f"{name}.identity") for name in NAMES}
+    made = approve(propose(parse_plan(PLAN, "x"), members, signed_by[HUB]), signed_by["borealis"])
+    assert send(client, "/plans/bring", written(made.envelope)).status_code == 303
+    digest = made.digest.hex()
+    old, held = path.read_bytes(), read_consortium(path)
+    stolen = signed(revoked(held, "borealis", "stolen", signed_by[HUB]), signed_by["aurora"])
+    write_consortium(path, stolen)
+    assert len(shown(client)["revoked"]) == 1
+    assert {each["member"] for each in client.get("/api/home").json()["members"]} == {HUB}
+    refused(send(client, f"/plans/{digest}/approve"), "revoked in version 2")
+    assert client.get("/api/plans").json()["plans"] == []
+    new = path.read_bytes()
+    for wrong, text in ((old, "does not go on from version 2"), (new[: len(new) // 2], "aurora.json")):
+        path.write_bytes(wrong)
+        assert len(shown(client)["revoked"]) == 1
+        told = client.get("/api/home").json()["fault"]
+        assert text in told, told
+        assert "No run begins" in client.get("/").text
+        refused(send(client, f"/plans/{digest}/approve"), "revoked in version 2")
+    path.write_bytes(new)
+    assert client.get("/api/home").json()["fault"] == ""

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import multiprocessing
 import os
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hansa.consortium.audit_checks import check_log, checked, report_of
-from hansa.consortium.audit_entries import CheckpointsSeen, Head, LogBegun, RunRefused, read_line, written_line
+from hansa.consortium.audit_entries import (
+    CheckpointsSeen,
+    Head,
+    IdentityReplaced,
+    LogBegun,
+    RunRefused,
+    read_line,
+    written_line,
+)
 from hansa.consortium.audit_log import (
     SHOWN_PURPOSE,
     AuditLog,
@@ -20,8 +31,8 @@ from hansa.consortium.audit_log import (
     now,
     signed_checkpoint,
 )
-from hansa.consortium.identity import create_identity
-from hansa.consortium.members import members_of
+from hansa.consortium.identity import Identity, create_identity
+from hansa.consortium.members import Members, Revoked, Standing, members_of
 from hansa.errors import HansaError, IdentityError, StateError
 
 NORTH = create_identity("north", days=1)
@@ -226,6 +237,60 @@ def test_a_log_goes_on_under_the_key_that_its_member_took(written, tmp_path):
     assert [type(entry).__name__ for entry in found.entries].count("IdentityReplaced") == 1
     with pytest.raises(StateError, match="is not the log of member"):
         AuditLog(path, NORTH, lambda key: False)
+
+
+def test_runs_under_a_former_key_and_under_the_present_one_write_into_one_log(written, tmp_path):
+    """A run that began before its member took another key goes on beside those that began since."""
+    path, new = tmp_path / "north.audit", create_identity("north", days=1)
+    path.write_bytes(written.read_bytes())
+    path.chmod(0o600)
+    keys = {NORTH.public, new.public}
+    before, since = (AuditLog(path, identity, keys.__contains__) for identity in (NORTH, new))
+    for number in range(3):
+        before.append(entry(f"before-{number}"))
+        since.append(entry(f"since-{number}"), entry(f"more-{number}"))
+    before.append(entry("last"))
+    pinned = Members({"north": new.card()}, Standing("n", ("ab",), frozenset(), {NORTH.public: "north"}, {}, {}))
+    found = check_log(path, pinned)
+    assert found.identity == NORTH.public
+    assert [type(each).__name__ for each in found.entries].count("IdentityReplaced") == 8
+    lost = replace(pinned.standing, earlier={}, revoked={NORTH.public: Revoked("north", 2, "stolen")})
+    with pytest.raises(IdentityError, match="another identity than the members file"):
+        check_log(path, replace(pinned, standing=lost))
+
+
+def test_two_processes_of_two_keys_write_into_one_log_at_once(written, tmp_path):
+    """Neither loses an entry of the other, and all heads hold, whoever writes when."""
+    path, new = tmp_path / "north.audit", create_identity("north", days=1)
+    path.write_bytes(written.read_bytes())
+    path.chmod(0o600)
+    before, keys, own = len(checked(path.read_bytes(), path).entries), {NORTH.public, new.public}, 40
+    ready = multiprocessing.get_context("fork").Barrier(2)
+
+    def write(identity: Identity, name: str) -> None:
+        log = AuditLog(path, identity, keys.__contains__)
+        ready.wait(60)
+        for number in range(own):
+            log.append(*(entry(f"{name}-{number}-{place}") for place in range(number % 3 + 1)))
+        os._exit(0)
+
+    writers = [
+        multiprocessing.get_context("fork").Process(target=write, args=(identity, name))
+        for identity, name in ((NORTH, "before"), (new, "since"))
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(120)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    found = check_log(path)
+    more = found.entries[before:]
+    for name in ("before", "since"):
+        of = [each.rule for each in more if isinstance(each, RunRefused) and each.rule.startswith(name)]
+        assert of == [f"{name}-{number}-{place}" for number in range(own) for place in range(number % 3 + 1)]
+    changes = [each.identity for each in more if isinstance(each, IdentityReplaced)]
+    assert changes
+    assert all(one != other for one, other in itertools.pairwise(changes))
 
 
 def test_a_head_of_another_key_is_found_where_no_entry_says_that_it_was_taken(written, tmp_path):

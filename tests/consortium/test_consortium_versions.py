@@ -140,6 +140,33 @@ def test_a_revoked_key_is_never_taken_again_and_a_former_one_can_be_revoked():
         revoked(later, "south", "x", new, key=SOUTH.public)
 
 
+def test_an_earlier_versions_members_are_read_with_what_is_known_since(tmp_path):
+    """A run goes on with the members that it began with; a key that was revoked since is trusted no more all the same."""
+    new, renewed = create_identity("south"), renew_identity(NORTH)
+    made = rotated(rotated(FOUNDED, new, [SOUTH, new]), renewed, [NORTH])
+    path = tmp_path / "c.json"
+    write_consortium(path, made)
+    first = read_pinned(path, version=1)
+    assert (first["south"], first["north"]) == (SOUTH.card(), NORTH.card())
+    assert first.digest() == members_of(IDENTITIES[name].card() for name in NAMES).digest()
+    assert first.standing is not None
+    assert first.standing.digests == tuple(own.digest for own in made.versions)
+    assert first.had("south", new.public)
+    assert set(first.keys_of("south")) == {SOUTH.public, new.public}
+    assert set(first.former_certificates()) == {new.certificate, renewed.certificate}
+    assert read_pinned(path, version=3) == read_pinned(path)
+    write_consortium(path, revoked(made, "west", "stolen", WEST))
+    since = read_pinned(path, version=1)
+    assert since["west"] == WEST.card()
+    assert set(since.certificates()) == {"north", "south"}
+    assert "revoked in version 4" in since.former_certificates()[WEST.certificate]
+    with pytest.raises(IdentityError, match="has 4 versions, and version 5 is asked for"):
+        read_pinned(path, version=5)
+    write_members(tmp_path / "m.toml", members_of([NORTH.card()]))
+    with pytest.raises(IdentityError, match="which has no versions"):
+        read_pinned(tmp_path / "m.toml", version=1)
+
+
 def test_a_key_is_one_members_for_ever():
     left = by_all(removed(FOUNDED, "west", NORTH), "south")
     other = create_identity("dune")

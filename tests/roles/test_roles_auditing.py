@@ -29,12 +29,24 @@ from hansa.protocol.messages import Join, LogsCountersigned, LogsOpened, LogsSho
 from hansa.roles import auditing
 from hansa.roles.auditing import GOES_ON, GROWS, HubLogs, LogExchange, MemberLogs, ReleasingHub
 from hansa.roles.key_setup import Signer
+from hansa.roles.shared.relay import Closing, RelayHub
 
 PLAN = parse_plan("""
 mode = "federated"
 [members]
 aggregator = "hub"
 parties = ["north", "south", "west"]
+[schema]
+features = ["load"]
+label = "fault"
+""")
+ON_SHARES = parse_plan("""
+mode = "coopetitive"
+[members]
+hub = "hub"
+parties = ["north", "south", "west"]
+servers = ["north", "south", "west"]
+receivers = ["north"]
 [schema]
 features = ["load"]
 label = "fault"
@@ -366,6 +378,26 @@ def test_a_lie_about_the_past_is_found_in_either_log(logs):
     logs["north"] = rewritten(logs["north"], "told", "lied")
     with pytest.raises(HansaError, match="another past than the one that it holds"):
         check_log(logs["north"].path)  # its own entries still say what it showed
+
+
+def test_a_log_that_is_shown_too_late_ends_no_run_that_is_over(logs):
+    """A slow member's answer to an exchange that was closed without it comes while the hub waits for one that left."""
+    network = Network(logs)
+    assert network.open() == {}
+    for member in network.members.values():
+        member.ask_again()
+    asked = dict(network.hub.ask())
+    (late,) = network.members["north"].handle(memoryview(asked["north"]))
+    list(network.hub.go_on_without(["north", "west"]))
+    assert not network.hub.is_legal("north", memoryview(late))
+
+    closing = Closing(b"run", {"west"})
+    hub = ReleasingHub(closing, lambda member: pytest.fail(f"an exchange with {member}, which opened none"))
+    assert list(hub.handle("north", memoryview(late))) == []
+    assert not hub.done
+    going_on = ReleasingHub(RelayHub(ON_SHARES, PINNED), lambda member: pytest.fail(member))
+    with pytest.raises(ProtocolError, match="ShowLog"):
+        list(going_on.handle("north", memoryview(late)))
 
 
 def test_a_member_cannot_make_the_hubs_log_grow_without_end(logs, monkeypatch):

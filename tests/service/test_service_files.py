@@ -15,7 +15,11 @@ import pytest
 import postgresql
 from hansa.console.book import Book
 from hansa.consortium.approvals import read_proposal
+from hansa.consortium.identity import load_identity
+from hansa.consortium.invitations import invite
+from hansa.consortium.key_files import Unlocking
 from hansa.consortium.model_signature import sign_model, verify_signature
+from hansa.consortium.versions import found, removed, signed, write_consortium
 from hansa.errors import HansaError, IdentityError, OutputError, PlanError, StateError
 from hansa.node.config import read_member_file
 from hansa.plan import read_plan
@@ -23,6 +27,7 @@ from hansa.service import backup, inbox
 from hansa.service.config import read_service_file
 from hansa.service.inbox import arrivals, clear, submit, write_member_file
 from hansa.service.models import fetch
+from hansa.service.seen_members import keep_seen
 from hansa.service.store import ServiceRun, Store
 from hansa.service.supervisor import held
 from made_consortium import HUB, PLAN, assert_refused, hansa, make_consortium
@@ -283,6 +288,7 @@ def test_a_back_up_is_restored_without_the_states_of_runs(tmp_path: Path):
         "proposals/only/../" + 64 * "a" + ".json", f"proposals/only/away/{64 * 'a'}.json", "withdrawals/only/.json",
         "withdrawals/only/a/b.json", "withdrawals/b.json", "drafts/.toml", "drafts/../x.toml", "drafts/a/b.toml", "changes/only/a.json",
         "changes/a.key", "invitations/a.json", "invitations/../a.json", "reports/a1.pdf", "reports/../../a.html", "reports/a/b.html",
+        "members/key.pem", "members/only/a.json",
     ],
 )  # fmt: skip
 def test_a_back_up_with_other_files_is_refused_and_nothing_is_written(tmp_path: Path, entry: str):
@@ -336,32 +342,60 @@ def test_a_back_up_has_what_was_proposed_and_what_was_taken_back(tmp_path: Path)
     assert not service.state.exists()
 
 
-def test_a_back_up_has_what_was_begun_in_the_console(tmp_path: Path):
+def test_a_back_up_has_what_was_begun_in_the_console_and_changes_are_checked(tmp_path: Path):
     """A change of keys that others have signed would have to be signed by all of them anew."""
     folder = make_consortium(tmp_path)
-    service, kept, _ = finished(folder)
-    kept.close()
-    names = (
-        "drafts/Cells_2.toml",
-        "changes/only.json",
-        "invitations/only/dune.json",
-        "reports/a1b2.html",
-        "reports/a1b2-borealis.json",
-    )
-    for name in (*names, "changes/.only.json.partial", "drafts/notes.txt"):
+    own = {name: load_identity(folder / f"{name}.identity", Unlocking(None)) for name in (HUB, "aurora", "borealis")}
+    begun = found("nordic", [each.card() for each in own.values()], own[HUB])
+    held = signed(signed(begun, own["aurora"]), own["borealis"])
+    write_consortium(folder / "c.json", held)
+    service = read_service_file(write_service(folder, "aurora", 1, members="c.json"))
+    (consortium,) = service.consortia
+    keep_seen(consortium.members, service.seen_of(consortium))
+    service.change_of(consortium).parent.mkdir()
+    write_consortium(service.change_of(consortium), removed(held, HUB, own["aurora"]))
+    service.invitations_of(consortium).mkdir(parents=True)
+    invitation, _ = invite(held, "east", own["aurora"])
+    (service.invitations_of(consortium) / "east.json").write_bytes(invitation)
+    for name in ("drafts/Cells_2.toml", "reports/a1b2.html", "reports/a1b2-borealis.json"):
         path = service.state / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
         path.write_text(name)
+    kept = {path: path.read_bytes() for path in service.state.rglob("*") if path.is_file() and path.suffix != ".sqlite"}
+    assert len(kept) == 6
+    for name in ("changes/.only.json.partial", "drafts/notes.txt"):
+        (service.state / name).write_text(name)
     archive = tmp_path / "aurora.tar"
     assert hansa("backup", "--service", service.path, "--save", archive).exit_code == 0
     service.state.rename(tmp_path / "lost")
     restored = hansa("restore", archive, "--service", service.path)
     assert restored.exit_code == 0, restored.output
-    for name in names:
-        assert (service.state / name).read_text() == name
-        assert (service.state / name).stat().st_mode & 0o777 == 0o600
+    for path, content in kept.items():
+        assert (path.read_bytes(), path.stat().st_mode & 0o777) == (content, 0o600), path
     assert not (service.state / "drafts/notes.txt").exists()
     assert [path.name for path in (service.state / "changes").iterdir()] == ["only.json"]
+    # What was changed in the archive, or is of another consortium, is refused, and nothing is written.
+    service.state.rename(tmp_path / "lost again")
+    other = found("nordic", [own["borealis"].card()], own["aurora"])
+    write_consortium(tmp_path / "other.json", removed(signed(other, own["borealis"]), "aurora", own["borealis"]))
+    for name, content, text in (
+        ("changes/only.json", (tmp_path / "other.json").read_bytes(), "another consortium"),
+        (
+            "changes/only.json",
+            kept[service.change_of(consortium)].replace(b'"payload": "e', b'"payload": "f', 1),
+            "cannot be restored",
+        ),
+        ("invitations/only/east.json", invitation[:-40] + b"}", "cannot be restored"),
+        ("members/only.json", b"{}", "is damaged"),
+        ("members/only.json", b'{"version":2,"digest":"' + b"ab" * 32 + b'"}', "does not go on from version 2"),
+        ("changes/else.json", kept[service.change_of(consortium)], "does not name"),
+    ):
+        bad = tmp_path / "bad.tar"
+        with tarfile.open(bad, "w") as opened:
+            backup._add(opened, "runs.json", b"[]")
+            backup._add(opened, name, content)
+        assert_refused(hansa("restore", bad, "--service", service.path), text)
+        assert not service.state.exists()
 
 
 def test_a_folder_has_one_service_and_is_its_owners(tmp_path: Path):

@@ -61,6 +61,12 @@ def test_a_service_plays_the_folds_of_a_cross_validation(services: Services):
         assert services.until(name, run, "finished", "failed")["state"] == "finished"
     record = json.loads((services.folder / f"{HUB}-service.service" / "runs" / run / "record.json").read_text())
     assert record["cross_validation"]["folds"] == 2
+    watched = hansa("watch", run, "--service", services.file(HUB))
+    best = record["cross_validation"]["best_round"]
+    mean = record["cross_validation"]["history"]["logloss"]["mean"][best - 1]
+    assert f"2 folds. Mean ± standard deviation over folds after {best} rounds" in watched.stdout
+    assert f"{mean:.4f}"[:5] in watched.stdout
+    assert "2 folds" not in hansa("watch", run, "--service", services.file("aurora")).stdout
 
 
 def test_a_plan_that_all_approved_is_run_once_and_its_receiver_fetches_the_model(services: Services):

@@ -117,10 +117,10 @@ def runs(service_file: Path, every: bool, as_json: bool) -> None:
 @AS_JSON
 def watch(run: str, service_file: Path, as_json: bool) -> None:
     """Follow RUN (its name, the beginning of it, or its plan's name) until it is over; exit status 1 where it gave no model."""
-    from hansa.service.config import read_service_file
+    from hansa.service.config import read_place
     from hansa.service.supervisor import EVENTS_FILE
 
-    file, store = read_service_file(service_file), _store(service_file)
+    file, store = read_place(service_file), _store(service_file)
     found = store.find(run)
     path, place = file.runs / found.folder / EVENTS_FILE, 0
     while True:
@@ -134,6 +134,7 @@ def watch(run: str, service_file: Path, as_json: bool) -> None:
     store.close()
     if not as_json:
         click.echo(printable(f"{found.run}: {found.state}: {found.text}"))
+        _print_scores(file.runs / found.folder)
     if found.state != "finished":
         sys.exit(UNDONE)
 
@@ -193,7 +194,8 @@ def fetch_model(
 @SERVICE
 @click.option("--save", type=PATH, required=True, help="Where to put the archive (.tar).")
 def backup(service_file: Path, save: Path) -> None:
-    """Put the service's runs, their plans, records, models and statements, and its ledger with its key into one archive.
+    """Put the service's runs, their plans, records, models and statements, its ledger with its key, proposals, and changes of
+    members and keys that are under way into one archive.
 
     The state of runs that are not over is left out: a state that was put back to an earlier one is refused anyway.
     """
@@ -238,10 +240,10 @@ def _want(run: str, service_file: Path, what: str, told: str, as_json: bool) -> 
 
 
 def _store(service_file: Path) -> Store:
-    from hansa.service.config import read_service_file
+    from hansa.service.config import read_place
     from hansa.service.store import Store
 
-    file = read_service_file(service_file)
+    file = read_place(service_file)
     return Store(file.name, file.state, file.database)
 
 
@@ -262,6 +264,17 @@ def _print_events(path: Path, place: int, as_json: bool) -> int:
         else:
             click.echo(printable(_sentence(json.loads(line)), 400))
     return place + len(whole)
+
+
+def _print_scores(folder: Path) -> None:
+    """What a plan of folds, or of a search, found, where this member's record has it: as the console's page of the run."""
+    from hansa.cli.output import print_tables
+    from hansa.console.runs import record_of, scores_of
+
+    record = record_of(folder)
+    for view in () if record is None else scores_of(record):
+        if view.chart is None:
+            print_tables(f"{view.title}. {view.note}", [view.table])
 
 
 def _sentence(event: dict[str, object]) -> str:

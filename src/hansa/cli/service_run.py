@@ -13,13 +13,19 @@ import msgspec
 
 from hansa.cli import output
 from hansa.cli.signals import Interrupted, interrupting
-from hansa.errors import HansaError, exit_status
+from hansa.errors import AGAIN, HansaError, exit_status
 from hansa.node import logs
 from hansa.node.config import read_member_file
 from hansa.node.events import Ended, Failed
 from hansa.node.record import Failure, failure_of
 from hansa.node.run import Command, check_command, run
+from hansa.service.inbox import check_keys
+from hansa.service.supervisor import REVOKED_SIGNAL
 from hansa.transport.routing import HandedListener, when_gone
+
+OTHER_FILE = (
+    "is another file than the service took, and the run waits until it has taken this one, or another is put here"
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -27,15 +33,20 @@ def main(arguments: list[str]) -> int:
 
     Args:
         arguments: descriptor of the local socket to the service, the member's file, the command that plays it, the run's name, host
-            and port where the service listens, and format and level of log lines.
+            and port where the service listens, the state of the members file that the service took, and format and level of log lines.
     """
-    descriptor, member_file, command, name, host, port, log_format, log_level = arguments
+    descriptor, member_file, command, name, host, port, state, log_format, log_level = arguments
     channel = socket.socket(fileno=int(descriptor))
     with interrupting(), logs.logging_to(output.err, log_format, log_level, name):
         try:
             when_gone(channel, signal.SIGTERM)
             member = read_member_file(Path(member_file))
+            if member.members.state() != state:
+                return _failed(
+                    Failure(kind="IdentityError", text=f"{member.members_path}: {OTHER_FILE}", retry=True), AGAIN
+                )
             check_command(member, cast("Command", command))
+            signal.signal(REVOKED_SIGNAL, lambda *_: check_keys(member))
             member = replace(member, open_listener=lambda *_: HandedListener(channel, host, int(port)))
             with output.telling(False, lines=True) as tell:
                 output.print_line(Ended(record=run(member, tell)))

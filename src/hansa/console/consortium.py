@@ -26,7 +26,6 @@ from hansa.consortium.versions import (
     Version,
     added,
     consortium_of,
-    is_consortium,
     merged,
     read_consortium,
     removed,
@@ -36,7 +35,7 @@ from hansa.consortium.versions import (
     write_consortium,
 )
 from hansa.consortium.words import words_of
-from hansa.errors import HansaError, PlanError
+from hansa.errors import HansaError, IdentityError, PlanError
 from hansa.files import make_folder, read_whole, write_whole
 from hansa.plan import MEMBER_NAME
 from hansa.service.config import Consortium
@@ -144,9 +143,8 @@ def consortium(member: Member, _: Asked) -> ConsortiumView:
 
 
 def _shown(member: Member, own: Consortium) -> ConsortiumShown:
-    by_all = is_consortium(own.members_path)
-    versions = read_consortium(own.members_path).versions if by_all else ()
     standing = own.members.standing
+    versions = _versions(own)
     folder = _folder(member, own)
     return ConsortiumShown(
         name=own.name,
@@ -171,8 +169,8 @@ def _shown(member: Member, own: Consortium) -> ConsortiumShown:
         hub=own.hub,
         passphrase=asks_passphrase(own),
         invited=tuple(sorted(path.stem for path in folder.glob("*.json"))) if folder.is_dir() else (),
-        change=_change_shown(member, own) if by_all else None,
-        new_keys=tuple(_new_keys(own)) if by_all else (),
+        change=_change_shown(member, own) if versions else None,
+        new_keys=tuple(_new_keys(own)) if versions else (),
     )
 
 
@@ -238,7 +236,7 @@ def invite_member(member: Member, form: Form) -> Done:
     days = form.get("days") or str(DEFAULT_DAYS)
     if not days.isascii() or not days.isdigit() or len(days) > 4:
         raise PlanError("days: write a whole number")
-    held = read_consortium(own.members_path)
+    held = _file(own)
     content, code = invite(held, name, signer(own, form.get("passphrase")), int(days))
     folder = _folder(member, own)
     make_folder(folder)
@@ -300,7 +298,7 @@ def bring_file(member: Member, form: Form) -> Done:
     own = _signed(member, form)
     if not form.file:
         raise PlanError("no file came; choose the consortium's file as another member sent it")
-    held, pending = read_consortium(own.members_path), _pending(member, own)
+    held, pending = _file(own), _pending(member, own)
     known = merged(held, *(() if pending is None else (pending,)))
     made = merged(known, consortium_of(form.file, _FILE))
     if made == known:
@@ -335,7 +333,8 @@ def drop_change(member: Member, form: Form) -> Done:
 def consortium_file(member: Member, asked: Asked) -> Offered:
     """The consortium's file as this member holds it, or with the change that is under way: for the others."""
     for own in member.service.consortia:
-        if (own.name or ONLY) == asked.get("consortium") and is_consortium(own.members_path):
+        if (own.name or ONLY) == asked.get("consortium") and own.members.standing is not None:
+            _file(own)
             pending = _change_path(member, own)
             path = pending if pending.is_file() else own.members_path
             return Offered(name="consortium.json", kind="application/json", content=read_whole(path))
@@ -345,7 +344,7 @@ def consortium_file(member: Member, asked: Asked) -> Offered:
 def _signed(member: Member, form: Form) -> Consortium:
     """The consortium that a form is about. Raises PlanError where its members stand in a file that nobody signs."""
     own = member.service.consortium(form.get("consortium"))
-    if not is_consortium(own.members_path):
+    if own.members.standing is None:
         raise PlanError(
             f"{own.members_path.name}: is a members file, which nobody signs; found a consortium by `hansa consortium create` "
             "to invite, and to change members and keys"
@@ -362,7 +361,25 @@ def _held(member: Member, own: Consortium) -> Signed:
     """The consortium that a change follows. Raises PlanError where one is under way."""
     if _pending(member, own) is not None:
         raise PlanError("a change of members or keys is under way; finish it or drop it first")
-    return read_consortium(own.members_path)
+    return _file(own)
+
+
+def _versions(own: Consortium) -> tuple[Version, ...]:
+    """All versions of the consortium's file as this console took it."""
+    return () if own.signed is None else own.signed.versions
+
+
+def _file(own: Consortium) -> Signed:
+    """The consortium's file as this console took it.
+
+    Raises IdentityError where it is another one now: half written, older, or of another history. Nothing is made or signed from that.
+    """
+    held = read_consortium(own.members_path)
+    if own.signed is None or [each.digest for each in held.versions] != [each.digest for each in own.signed.versions]:
+        raise IdentityError(
+            f"{own.members_path.name}: is another file than this console took; Home says whether it is wrong, else load the page again"
+        )
+    return held
 
 
 def _pending(member: Member, own: Consortium) -> Signed | None:
@@ -371,7 +388,7 @@ def _pending(member: Member, own: Consortium) -> Signed | None:
     if not path.is_file():
         return None
     pending = read_consortium(path)
-    return pending if len(pending.versions) > len(read_consortium(own.members_path).versions) else None
+    return pending if len(pending.versions) > len(_versions(own)) else None
 
 
 def _put(member: Member, own: Consortium, made: Signed, what: str, about: str) -> Done:
@@ -379,7 +396,7 @@ def _put(member: Member, own: Consortium, made: Signed, what: str, about: str) -
     path, missing = _change_path(member, own), made.head.missing
     ways = "; or ".join(", ".join(way) for way in _ways_left(made.head))
     with alone(path.parent):
-        merged(read_consortium(own.members_path), made)  # it goes on from the file as it is now
+        merged(_file(own), made)  # it goes on from the file as it is now
         if missing:
             write_consortium(path, made)
         else:
@@ -388,13 +405,13 @@ def _put(member: Member, own: Consortium, made: Signed, what: str, about: str) -
     next_ = (
         f"still to sign: {ways}. Save the file, send it to each, and bring here what comes back"
         if missing
-        else "all that must have signed: save the file, and send it to every member. The service takes it when it is started again"
+        else "all that must have signed: save the file, and send it to every member. The service takes it now"
     )
     return Done(text=f"{what}; {next_}", to="/consortium", about=about)
 
 
 def _change_path(member: Member, own: Consortium) -> Path:
-    return member.service.state / "changes" / f"{own.name or ONLY}.json"
+    return member.service.change_of(own)
 
 
 def invitation_file(member: Member, asked: Asked) -> Offered:
@@ -409,4 +426,4 @@ def invitation_file(member: Member, asked: Asked) -> Offered:
 
 
 def _folder(member: Member, own: Consortium) -> Path:
-    return member.service.state / "invitations" / (own.name or ONLY)
+    return member.service.invitations_of(own)

@@ -38,12 +38,14 @@ class HomeView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What Home shows.
 
     Attributes:
-        member: this one. serving: whether its service is running now. tasks: what waits for a person. members: the others.
+        member: this one. serving: whether its service is running now. fault: why the service's file, or a members file, is not taken as
+            it is now; empty where it is. tasks: what waits for a person. members: the others.
         under_way: runs that are not over, at most `MOST_SHOWN`. more: how many more there are. runs: how many there are in all.
     """
 
     member: str
     serving: bool
+    fault: str
     tasks: tuple[Task, ...]
     members: tuple[Presence, ...]
     under_way: tuple[ServiceRun, ...]
@@ -63,6 +65,7 @@ def home(member: Member, _: Asked) -> HomeView:
     return HomeView(
         member=member.name,
         serving=is_serving(member),
+        fault=member.fault,
         tasks=tuple(tasks[:MOST_SHOWN]),
         members=_presence(member, open_runs),
         under_way=open_runs[:MOST_SHOWN],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +15,14 @@ from hansa.consortium.audit_checks import LogReport
 from hansa.errors import HansaError
 from hansa.node.proposals import Listed
 from hansa.service.config import Consortium, ServiceFile, read_service_file
+from hansa.service.seen_members import require_going_on
 from hansa.service.store import Store
 
 PAGE_ROWS = 50
 """Rows of a list on one page."""
+
+LOOK_AGAIN_S = 1.0
+"""Seconds before a file that was wrong is read again, though it has not changed."""
 
 
 class NotThere(HansaError):
@@ -63,6 +67,7 @@ class Member:
     Attributes:
         file: its service's file, as it was read last. store: the database of runs. book: accounts and actions of the console.
         verified: by consortium the length of its log when somebody had it checked last, and what was found. logs: as pages check them.
+        fault: why the files as they are now are not taken, or empty: then `file` is what was taken before.
         listed: by consortium the proposals that were brought here, and the state of the files that they were read from.
     """
 
@@ -73,29 +78,30 @@ class Member:
     listed: dict[str, tuple[tuple[object, ...], Listed]] = field(default_factory=dict)
     logs: CheckedLogs = field(default_factory=CheckedLogs)
 
-    _read: tuple[int, ...] = field(init=False, default=())
+    fault: str = field(init=False, default="")
+    _read: tuple[tuple[int, ...], ...] = field(init=False, default=())
+    _looked: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
-        self._read = self._changed()
+        self._read = self.file.stamps()
 
     @property
     def service(self) -> ServiceFile:
         """The service's file as it is now: read anew where it, or a members file that it names, was changed since."""
-        changed = self._changed()
-        if changed != self._read:
-            self._read = changed
-            with contextlib.suppress(HansaError):  # half written, or wrong: the service does not take it either
-                self.file = read_service_file(self.file.path, open_keys=False)
+        changed = self.file.stamps()
+        if changed != self._read or (self.fault and time.monotonic() - self._looked >= LOOK_AGAIN_S):
+            self._read, self._looked = changed, time.monotonic()
+            try:
+                new = read_service_file(self.file.path, open_keys=False)
+                held = {own.name: own.members for own in self.file.consortia}
+                for own in new.consortia:
+                    if own.name in held:
+                        require_going_on(own.members, held[own.name], own.members_path)
+            except HansaError as error:  # half written, or wrong: the service does not take it either
+                self.fault = str(error)
+            else:
+                self.file, self.fault = new, ""
         return self.file
-
-    def _changed(self) -> tuple[int, ...]:
-        """When the files were changed."""
-        paths = (self.file.path, *(consortium.members_path for consortium in self.file.consortia))
-        found = []
-        for path in paths:
-            with contextlib.suppress(OSError):
-                found.append(path.stat().st_mtime_ns)
-        return tuple(found)
 
     @property
     def name(self) -> str:

@@ -276,7 +276,7 @@ def _model_of(member: Member, name: str) -> tuple[ServiceRun, Path]:
 
 def _plan_of(member: Member, run: ServiceRun) -> Plan:
     consortium = member.service.consortium(run.consortium)
-    return read_proposal(member.service.runs / run.folder / "plan.json", consortium.members).plan
+    return read_proposal(member.service.runs / run.folder / "plan.json", consortium.members, past=True).plan
 
 
 def _provenance(member: Member, run: ServiceRun, path: Path) -> tuple[tuple[str, ...], str]:

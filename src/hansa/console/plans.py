@@ -24,7 +24,6 @@ from hansa.consortium.approvals import (
     approve,
     proposal_digest_of,
     proposal_of,
-    read_proposal,
     read_rejection,
     reject,
     rejection_of,
@@ -34,11 +33,11 @@ from hansa.consortium.envelopes import envelope_of, read_envelope, written
 from hansa.errors import HansaError, PlanError
 from hansa.node.consent import Review, review
 from hansa.node.plan_report import Opened, opened_under
-from hansa.node.proposals import Listed, kind_of, list_proposals
+from hansa.node.proposals import Listed, kind_of
 from hansa.plan import COOPETITIVE, MASKED, Plan, write_plan
 from hansa.service.config import Consortium
 from hansa.service.inbox import proposal_in, submit
-from hansa.service.plan_list import ListedPlan, PlansView, plans_of
+from hansa.service.plan_list import ListedPlan, PlansView, checked_proposal, listed_in, plans_of
 from hansa.service.proposals import forget_proposal, keep_proposal, keep_rejection
 
 LAST_RUNS = 200
@@ -265,7 +264,7 @@ def kept_proposal(member: Member, digest: str) -> tuple[Consortium, Proposal]:
         for consortium in member.service.consortia:
             path = member.proposals(consortium) / f"{digest}.json"
             if path.is_file():
-                return consortium, read_proposal(path, consortium.members)
+                return consortium, checked_proposal(path, consortium, member.store)
     raise NotThere("this proposal was not brought here; bring its file first")
 
 
@@ -274,12 +273,14 @@ def _rejections(folder: Path, proposal: Proposal) -> list[Path]:
 
 
 def _list(member: Member, consortium: Consortium, folder: Path) -> Listed:
-    """The proposals in a folder. They are read anew, and their signatures checked, where a file is another or a minute has passed."""
+    """The proposals in a folder. They are read anew, and their signatures checked, where a file or a member is another, or a minute has
+    passed."""
     files = sorted((path.name, path.stat().st_mtime_ns) for path in folder.glob("*.json"))
-    state = (f"{datetime.now(UTC):%Y-%m-%d %H:%M}", *files)
+    members, standing = consortium.members.digest(), consortium.members.standing
+    state = (f"{datetime.now(UTC):%Y-%m-%d %H:%M}", members, "" if standing is None else standing.digest, *files)
     known = member.listed.get(consortium.name)
     if known is None or known[0] != state:
-        known = (state, list_proposals(folder, consortium.members))
+        known = (state, listed_in(consortium, folder, member.store))
         member.listed[consortium.name] = known
     return known[1]
 

@@ -107,7 +107,7 @@ def run(member: Member, asked: Asked) -> RunView:
     """One run as it is now. Raises NotThere."""
     found = run_of(member, asked.get("run"))
     folder = member.service.runs / found.folder if found.folder else None
-    record = None if folder is None else _record(folder)
+    record = None if folder is None else record_of(folder)
     events = [] if folder is None else list(_events(folder / EVENTS_FILE))
     return RunView(
         run=found,
@@ -129,13 +129,13 @@ def run(member: Member, asked: Asked) -> RunView:
 def curves_of(member: Member, found: ServiceRun) -> tuple[View, ...]:
     """Learning curves of a run: a view for each metric of the held-out rows."""
     folder = member.service.runs / found.folder
-    trees = _trees(_record(folder), list(_events(folder / EVENTS_FILE))) if found.folder else ()
+    trees = _trees(record_of(folder), list(_events(folder / EVENTS_FILE))) if found.folder else ()
     return curves(trees)
 
 
 def shap_of(member: Member, found: ServiceRun) -> tuple[View, ...]:
     """A run's mean sizes of SHAP values over all parties' rows; none where its plan asked for none."""
-    record = _record(member.service.runs / found.folder) if found.folder else None
+    record = record_of(member.service.runs / found.folder) if found.folder else None
     shap = record.shap if isinstance(record, PartyRecord | AggregatorRecord) else UNSET
     return (shap_view(shap, "all parties' rows"),) if shap is not UNSET and shap else ()
 
@@ -187,7 +187,8 @@ def curves(trees: tuple[TreeMetrics, ...]) -> tuple[View, ...]:
     return tuple(views)
 
 
-def _record(folder: Path) -> Record | None:
+def record_of(folder: Path) -> Record | None:
+    """The record in a run's folder, where this version can read it."""
     try:
         return msgspec.json.decode(read_whole(folder / "record.json"), type=Record)
     except (OSError, ValueError, msgspec.MsgspecError):

@@ -185,9 +185,9 @@ def write_proposal(path: Path, proposal: Proposal) -> None:
     write_whole(path, written(proposal.envelope), private=False)
 
 
-def read_proposal(path: Path, members: Members | None = None) -> Proposal:
+def read_proposal(path: Path, members: Members | None = None, *, past: bool = False) -> Proposal:
     """Read a proposal; every signature in it is checked. See `proposal_of`."""
-    return proposal_of(read_envelope(path), str(path), members)
+    return proposal_of(read_envelope(path), str(path), members, past=past)
 
 
 def proposal_of(envelope: EnvelopeJson, where: str, members: Members | None = None, *, past: bool = False) -> Proposal:

@@ -187,11 +187,7 @@ class LogCheck:
         first, members, keys = self._first, self._members, self._keys
         if first is None or not isinstance(last, Head):
             raise damaged(path, before + content.count(b"\n"), "it does not end in a signed head")
-        known = members is None or (
-            first.member in members
-            and members[first.member].identity == keys[-1]
-            and all(members.had(first.member, key) for key in keys)
-        )
+        known = members is None or (first.member in members and all(members.had(first.member, key) for key in keys))
         if not known:
             raise IdentityError(
                 f"{path}: says to be the log of {first.member!r}, under another identity than the members file has; "

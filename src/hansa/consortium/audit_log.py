@@ -144,6 +144,7 @@ class AuditLog:
         self._had = had
         self._tree = new_tree()
         self._entries: list[Entry] = []
+        self._key = b""
         self._end = 0
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -158,8 +159,8 @@ class AuditLog:
                         at=now(), member=identity.name, identity=identity.public.hex(), nonce=secrets.token_hex(32)
                     )
                     self._write([begun])
-                elif key_of(self._entries) != identity.public:
-                    self._write([IdentityReplaced(at=now(), identity=identity.public.hex())])
+                else:
+                    self._write(())
             self.name: bytes = self._tree.get_root(1)
         except BaseException:
             os.close(self._file)
@@ -226,12 +227,20 @@ class AuditLog:
             raise failed(self.path, error) from error
 
     def _write(self, entries: Iterable[Entry]) -> None:
+        """Write entries and a signed head; nothing where there is nothing to write.
+
+        First of all that this member's key is another one than the last, where it is: a run that began before its member took another
+        key goes on beside those that began since.
+        """
         lines: list[bytes] = []
+        if self._entries and self._key != self._identity.public:
+            entries = (IdentityReplaced(at=now(), identity=self._identity.public.hex()), *entries)
         for entry in entries:
             line = written_line(entry)
-            self._tree.append_entry(line)
-            self._entries.append(entry)
+            self._add(entry, line)
             lines.append(line)
+        if not lines:
+            return
         size = self._tree.get_size()
         root = self._tree.get_root(size)
         signature = self._identity.sign(HEAD_PURPOSE, head_bytes(self._tree.get_root(1), size, root))
@@ -273,8 +282,13 @@ class AuditLog:
 
     def _take(self, pending: list[tuple[Entry, bytes]]) -> None:
         for entry, raw in pending:
-            self._tree.append_entry(raw)
-            self._entries.append(entry)
+            self._add(entry, raw)
+
+    def _add(self, entry: Entry, line: bytes) -> None:
+        self._tree.append_entry(line)
+        self._entries.append(entry)
+        if isinstance(entry, LogBegun | IdentityReplaced):
+            self._key = bytes.fromhex(entry.identity)
 
     def _check(self, number: int, head: Head) -> None:
         """The last head is over all before it, so earlier ones need no look here; `audit_checks.check_log` looks at all."""
@@ -284,9 +298,9 @@ class AuditLog:
         if isinstance(first, LogBegun) and first.member == name and first.identity != public.hex() and not shown:
             # Of an identity with which no run ever began: nobody holds anything of this log.
             os.ftruncate(self._file, 0)
-            self._tree, self._entries, self._end = new_tree(), [], 0
+            self._tree, self._entries, self._key, self._end = new_tree(), [], b"", 0
             return
-        key = key_of(self._entries)
+        key = self._key
         if not isinstance(first, LogBegun) or first.member != name or not (key == public or self._had(key)):
             raise StateError(
                 f"{self.path}: is not the log of member {name!r} under this identity, or one that it had before by the members file; "
@@ -295,15 +309,6 @@ class AuditLog:
                 cure="name another file as audit",
             )
         check_head(head, self._tree, key, self.path, number)
-
-
-def key_of(entries: Iterable[Entry]) -> bytes:
-    """The key that signs a log behind these entries, b"" of none."""
-    key = ""
-    for entry in entries:
-        if isinstance(entry, LogBegun | IdentityReplaced):
-            key = entry.identity
-    return bytes.fromhex(key)
 
 
 def check_head(head: Head, tree: InmemoryTree, identity: bytes, path: Path, number: int) -> None:

@@ -148,10 +148,11 @@ def read_invitation(path: Path) -> Invitation:
 
     Raises IdentityError.
     """
-    return _invitation(read_envelope(path), str(path))
+    return invitation_of(read_envelope(path), str(path))
 
 
-def _invitation(envelope: EnvelopeJson, where: str) -> Invitation:
+def invitation_of(envelope: EnvelopeJson, where: str) -> Invitation:
+    """The invitation in an envelope, signed by the key that it names. Raises IdentityError, PlanError."""
     statement, payload, signatures = opened(envelope, InvitationStatement, where)
     predicate = statement.predicate
     if not verified(where, payload, signatures, {predicate.inviter: bytes.fromhex(predicate.identity)}):
@@ -213,7 +214,7 @@ def answer_of(
     moment = now or datetime.now(UTC)
     statement, payload, signatures = opened(envelope, AnswerStatement, where)
     predicate = statement.predicate
-    invitation = _invitation(predicate.invitation, where)
+    invitation = invitation_of(predicate.invitation, where)
     own = invitation.predicate
     if own.identity != inviter.public.hex() or {own.consortium, predicate.consortium} != {consortium.name}:
         raise IdentityError(

@@ -60,20 +60,33 @@ class Standing:
     """What a signed file of members says beside their cards (`versions`).
 
     Attributes:
-        name, version, digest: of the consortium; the digest is that of the version's statement, in hex. founded: that of version 1's,
-            by which two consortia of one name are told apart.
-        signers: keys that signed any version. earlier: key -> member, of keys that members had before they took others.
+        name: of the consortium. digests: of every version's statement, in hex, the first version's first.
+        signers: keys that signed any version. earlier: key -> member, of keys that members had before they took others; beside the
+            members of an earlier version also those that they took since.
         revoked: key -> why. former: certificate (DER) that is trusted no more -> whose it was, and why not, in words.
     """
 
     name: str
-    version: int
-    digest: str
-    founded: str
+    digests: tuple[str, ...]
     signers: frozenset[bytes]
     earlier: Mapping[bytes, str]
     revoked: Mapping[bytes, Revoked]
     former: Mapping[bytes, str]
+
+    @property
+    def version(self) -> int:
+        """The number of the last version."""
+        return len(self.digests)
+
+    @property
+    def digest(self) -> str:
+        """Of the last version's statement, in hex."""
+        return self.digests[-1]
+
+    @property
+    def founded(self) -> str:
+        """Of the first version's statement, by which two consortia of one name are told apart."""
+        return self.digests[0]
 
 
 @dataclass(frozen=True)
@@ -95,9 +108,13 @@ class Members(Mapping[str, Card]):
     def __len__(self) -> int:
         return len(self.cards)
 
+    def state(self) -> str:
+        """What tells one state of the file from another, in hex: of the last version, or of all cards where nobody signs it."""
+        return self.digest().hex() if self.standing is None else self.standing.digest
+
     def certificates(self) -> dict[str, bytes]:
-        """Member name -> certificate (DER), as the transport wants them."""
-        return {name: card.certificate for name, card in self.cards.items()}
+        """Member name -> certificate (DER), as the transport wants them; none of a member whose key was revoked since."""
+        return {name: card.certificate for name, card in self.cards.items() if self.revoked(card.identity) is None}
 
     def former_certificates(self) -> Mapping[bytes, str]:
         """Certificate (DER) that is trusted no more -> whose it was, and why not, in words; none of a file that nobody signs."""

@@ -154,28 +154,31 @@ class Consortium:
         """The last version."""
         return self.versions[-1]
 
-    def standing(self) -> Standing:
-        """What the whole file says of keys, beside the members of its last version."""
-        present = {card.identity for card in self.head.members.values()}
-        before = {card.identity: name for own in self.versions for name, card in own.members.items()}
+    def standing(self, version: int | None = None) -> Standing:
+        """What the whole file says of keys, beside the members of its last version, or of an earlier one.
+
+        Args:
+            version: whose members they are; it is there. What later versions revoked is revoked for it too.
+        """
+        members = (self.head if version is None else self.versions[version - 1]).members
         revoked = {
             bytes.fromhex(own.identity): Revoked(own.member, own.version, own.reason)
             for own in self.head.predicate.revoked
         }
+        present = {card.identity for card in members.values()}
+        ever = {card.identity: name for own in self.versions for name, card in own.members.items()}
         return Standing(
             name=self.name,
-            version=self.head.predicate.version,
-            digest=self.head.digest,
-            founded=self.versions[0].digest,
+            digests=tuple(own.digest for own in self.versions),
             signers=frozenset(own.change.keys[name] for own in self.versions for name in own.signatures),
-            earlier={key: name for key, name in before.items() if key not in present and key not in revoked},
+            earlier={key: name for key, name in ever.items() if key not in present and key not in revoked},
             revoked=revoked,
-            former=self._former(revoked),
+            former=self._former(members, revoked),
         )
 
-    def _former(self, revoked: Mapping[bytes, Revoked]) -> dict[bytes, str]:
-        """Certificates of any version that the last one does not have, and why."""
-        present = {card.certificate for card in self.head.members.values()}
+    def _former(self, members: Members, revoked: Mapping[bytes, Revoked]) -> dict[bytes, str]:
+        """Certificates of any version that these members do not have, or whose keys were revoked, and why they are not trusted."""
+        present = {card.certificate for card in members.values() if card.identity not in revoked}
         found = {}
         for own in self.versions:
             for name, card in own.members.items():
@@ -183,7 +186,7 @@ class Consortium:
                     continue
                 if (why := revoked.get(card.identity)) is not None:
                     text = f"of {name!r}, whose key was revoked in version {why.version} of the consortium's file ({why.reason})"
-                elif name in self.head.members:
+                elif name in members:
                     text = f"that {name!r} had before; it is to use its present keys"
                 else:
                     text = f"of {name!r}, who is no member any more"
@@ -372,20 +375,37 @@ def write_consortium(path: Path, consortium: Consortium) -> None:
     write_whole(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n", private=False)
 
 
-def read_pinned(path: Path, now: datetime | None = None) -> Members:
+def read_pinned(path: Path, now: datetime | None = None, version: int | None = None) -> Members:
     """The members that this member pins: of a consortium's file, which all must have signed, or of a members file (`members`).
+
+    Args:
+        now: the moment, default the clock's. version: of the consortium's file, whose members they are; default: the last one. What is
+            known since of revoked keys counts all the same.
 
     Raises IdentityError, PlanError.
     """
     if not is_consortium(path):
+        if version is not None:
+            raise IdentityError(
+                f"{path}: is a members file, which has no versions, and version {version} is asked for; name the consortium's file"
+            )
         return read_members(path, now)
-    consortium = read_consortium(path)
-    require_signed(consortium, str(path))
+    return pinned_of(read_consortium(path), str(path), now, version)
+
+
+def pinned_of(consortium: Consortium, where: str, now: datetime | None = None, version: int | None = None) -> Members:
+    """`read_pinned` of a consortium's file that was read already, from `where`. Raises IdentityError."""
+    require_signed(consortium, where)
+    if version is not None and version > len(consortium.versions):
+        raise IdentityError(
+            f"{where}: has {len(consortium.versions)} versions, and version {version} is asked for; ask a member for its newest copy"
+        )
+    head = consortium.head if version is None else consortium.versions[version - 1]
     try:
-        members = members_of(consortium.head.members.values(), now)
+        members = members_of(head.members.values(), now)
     except IdentityError as error:
-        raise IdentityError(f"{path}: {error}") from error
-    return replace(members, standing=consortium.standing())
+        raise IdentityError(f"{where}: {error}") from error
+    return replace(members, standing=consortium.standing(version))
 
 
 def require_signed(consortium: Consortium, where: str) -> None:

@@ -4,6 +4,7 @@ A member's own file:
 
     plan = "plan.toml"                  # the same at every member; or a proposal that all have approved, "plan.json"
     members = "consortium.json"         # the same at every member: a consortium's file, which all signed, or a members file
+    members_version = 3                 # optional: the version of the consortium's file that the run began with; default: its last
     identity = "north.identity"         # this member's folder of keys
     key_file = "north.key"              # optional: the file that opens encrypted keys; default: HANSA_PASSPHRASE, or a prompt
     hub = "127.0.0.1:7465"              # where the aggregator or hub listens (its own file) or is found (all others')
@@ -102,6 +103,7 @@ DatabaseUrl = Annotated[
     str, Meta(pattern=WITHOUT_NUL, description="a URL such as postgresql://user@host:5432/database", extra=SECRET)
 ]
 Threads = Annotated[int, Meta(ge=1, le=MOST_THREADS, description=f"a whole number above 0 and at most {MOST_THREADS}")]
+Version = Annotated[int, Meta(ge=1, description="the number of a version of the consortium's file, from 1")]
 Seconds = Annotated[float, Meta(gt=0, le=A_YEAR_S, description=f"a number above 0 and at most {A_YEAR_S}")]
 SecondsOrNone = Annotated[float, Meta(ge=0, le=A_YEAR_S, description=f"a number of at least 0 and at most {A_YEAR_S}")]
 Megabits = Annotated[float, Meta(gt=0, le=MOST_MBIT, description=f"a number above 0 and at most {MOST_MBIT}")]
@@ -126,6 +128,7 @@ class MemberDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     members: FilePath
     identity: FilePath
     hub: Address
+    members_version: Version | None = None
     key_file: FilePath | None = None
     proxy: ProxyUrl | None = None
     proxy_password_file: FilePath | None = None
@@ -276,7 +279,7 @@ def read_member_file(path: Path, ask: Callable[[str], str] | None = None) -> Mem
     plan_path, members_path, folder = (
         path.parent / name for name in (document.plan, document.members, document.identity)
     )
-    members = read_pinned(members_path)
+    members = read_pinned(members_path, version=document.members_version)
     plan, proposal = read_agreed(plan_path, members)
     identity = load_identity(folder, Unlocking(at(document.key_file), ask))
     if document.model_signature is not None and document.provenance is None:
@@ -287,7 +290,8 @@ def read_member_file(path: Path, ask: Callable[[str], str] | None = None) -> Mem
         raise PlanError(f"{path}: proxy is for members that dial; {identity.name!r} only listens: leave it out")
     if document.id is not None and document.id in plan.schema.columns and document.id != plan.schema.id:
         raise PlanError(f"{path}: id is {document.id!r}, which the plan reads as a column of its schema; leave id out")
-    missing = sorted(set(plan.members) - set(members))
+    trusted = {name for name, card in members.items() if members.revoked(card.identity) is None}
+    missing = sorted(set(plan.members) - trusted)
     if missing:
         gone = [
             own

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -25,7 +25,7 @@ from hansa.errors import HansaError, PlanError
 from hansa.files import read_whole
 from hansa.printable import printable
 
-State = Literal["approved", "open", "rejected", "expired"]
+State = Literal["approved", "open", "rejected", "withdrawn", "expired"]
 
 
 class ListedProposal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,7 +33,8 @@ class ListedProposal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         files: names of the copies. plan, proposal: digests. name, mode, proposer, expires: of it. approved: who signed one of the
-            copies. missing: who did not. rejected: who rejected it, or took its approval back. state: what follows.
+            copies. missing: who did not. rejected: who rejected it, or took its approval back. state: what follows;
+            "withdrawn" where somebody who had approved it took that back.
     """
 
     files: tuple[str, ...]
@@ -82,11 +83,16 @@ class _Kind(msgspec.Struct, frozen=True):
     predicateType: str
 
 
-def list_proposals(folder: Path, members: Members | None, now: datetime | None = None) -> Listed:
+def list_proposals(
+    folder: Path,
+    members: Members | None,
+    now: datetime | None = None,
+    read: Callable[[Path], Proposal] | None = None,
+) -> Listed:
     """All proposals in a folder's JSON files; copies of one are counted together, and other files are passed over.
 
     Args:
-        members: as `approvals.read_proposal` takes them.
+        members: as `approvals.read_proposal` takes them. read: reads and checks a proposal in its place.
 
     Raises PlanError where the folder cannot be read.
     """
@@ -101,7 +107,7 @@ def list_proposals(folder: Path, members: Members | None, now: datetime | None =
         if kind != PROPOSAL_TYPE:
             continue
         try:
-            proposal = read_proposal(path, members)
+            proposal = read_proposal(path, members) if read is None else read(path)
         except HansaError as error:
             refused.append(Unreadable(path.name, str(error)))
             continue
@@ -172,7 +178,7 @@ def _listed(
     missing = tuple(name for name in proposal.plan.members if name not in signed)
     state: State = "open" if missing else "approved"
     if against:
-        state = "rejected"
+        state = "withdrawn" if against & signed else "rejected"
     elif now > proposal.predicate.expires:
         state = "expired"
     return ListedProposal(

@@ -416,8 +416,8 @@ def _tell_those_away(relay: RelayHub, hub: Hub, audit: RunAudit, wait_s: float) 
     closing = Closing(relay.run, relay.away)
     try:
         run_hub(audit.taking_back(closing), hub, wait_s)
-    except TransportError:
-        warn([f"{', '.join(closing.waiting_for())} did not come back to be told that the run is over"])
+    except HansaError as error:  # whatever one of them says now: the run is over
+        warn([f"{', '.join(closing.waiting_for())} did not come back to be told that the run is over: {error}"])
 
 
 def _relayed_bytes(hub: TlsHub) -> dict[str, int]:

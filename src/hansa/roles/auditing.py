@@ -457,7 +457,9 @@ class HubLogs:
         yield from self._broadcast(AskLogs())
 
     def is_legal(self, member: str, frame: memoryview) -> bool:
-        """Whether a frame may come now, as `MemberLogs.is_legal`."""
+        """Whether a frame may come now, as `MemberLogs.is_legal`; none of a member that was left out."""
+        if member not in self._members:
+            return False
         try:
             self._session.check(member, messages.kind_of(member, frame))
         except ProtocolError:
@@ -577,10 +579,12 @@ class ReleasingHub:
 
     def handle(self, member: str, frame: memoryview) -> Iterator[tuple[str, Frame]]:
         """Take one frame of a party. Raises HansaError, as the role and `HubLogs`."""
-        if messages.kind_of(member, frame) not in (OpenLogs, ShowLog):
+        kind = messages.kind_of(member, frame)
+        if kind is not OpenLogs and (kind is not ShowLog or member not in self._logs):
+            # A log that is shown without an exchange answers one that is over: where the run is over too, that is only late.
             yield from self._role.handle(member, frame)
             return
-        if member not in self._logs or messages.kind_of(member, frame) is OpenLogs:
+        if kind is OpenLogs:
             self._returns[member] += 1
             if self._returns[member] > MOST_RETURNS:
                 raise ProtocolError(

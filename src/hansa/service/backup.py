@@ -1,5 +1,6 @@
 """A service's back-up: an archive of what its runs left, its ledger with the ledger's key, its proposals, approvals that were taken
-back, its console's accounts and actions, and what was begun there: drafts, invitations, changes of members and keys, reports.
+back, its console's accounts and actions, what was begun there (drafts, invitations, changes of members and keys, reports), and which
+version of each members file was taken.
 
 It holds no key of the member, and no state of a run that is not over.
 
@@ -21,10 +22,14 @@ from pathlib import Path, PurePosixPath
 import msgspec
 from msgspec.structs import replace
 
-from hansa.errors import OutputError, in_words
+from hansa.consortium.envelopes import envelope_of
+from hansa.consortium.invitations import invitation_of
+from hansa.consortium.versions import consortium_of
+from hansa.errors import HansaError, OutputError, in_words
 from hansa.files import make_folder, read_whole, write_whole, writing
 from hansa.service.config import CONSOLE_FILE, Consortium, ServiceFile
 from hansa.service.proposals import AWAY_FOLDER
+from hansa.service.seen_members import check_goes_on_from
 from hansa.service.store import ServiceRun, Store
 from hansa.trees.xgboost_json import MOST_BYTES
 
@@ -42,13 +47,15 @@ TAKEN_BACK = re.compile(r"\w[\w.@ -]*\.json")
 """A withdrawal: its name is the person's who brought it."""
 
 NAME = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}"
-OF_CONSOLE = {
+CHANGES, INVITATIONS, MEMBERS = "changes", "invitations", "members"
+BESIDE = {
     "drafts": re.compile(rf"drafts/{NAME}\.toml"),
-    "changes": re.compile(rf"changes/{NAME}\.json"),
-    "invitations": re.compile(rf"invitations/{NAME}/{NAME}\.json"),
+    CHANGES: re.compile(rf"changes/{NAME}\.json"),
+    INVITATIONS: re.compile(rf"invitations/{NAME}/{NAME}\.json"),
+    MEMBERS: re.compile(rf"members/{NAME}\.json"),
     "reports": re.compile(r"reports/[0-9a-z]+(\.html|-[a-z0-9-]+\.json)"),
 }
-"""Files that the console keeps in the state's folder, by the folder in it."""
+"""Files that the console, and for `members` the service, keep in the state's folder, by the folder in it."""
 
 
 def write_backup(service: ServiceFile, store: Store, save: Path) -> int:
@@ -67,7 +74,7 @@ def write_backup(service: ServiceFile, store: Store, save: Path) -> int:
             (LEDGER, service.ledger),
             (LEDGER_KEY, _key_of(service.ledger)),
             *_statements(service),
-            *_of_console(service),
+            *_beside(service),
         ):
             if path.is_file():
                 _add(archive, name, read_whole(path, MOST_BYTES))
@@ -77,7 +84,8 @@ def write_backup(service: ServiceFile, store: Store, save: Path) -> int:
 def read_backup(service: ServiceFile, open_store: Callable[[], Store], archive: Path) -> list[str]:
     """Put an archive's content where the service has nothing yet; the runs that are given up by it.
 
-    Raises OutputError where the service has runs already, or the file is no back-up; nothing is written then.
+    Raises OutputError where the service has runs already, or the file is no back-up; IdentityError where the members file is older than
+    the one that the service had taken. Nothing is written then.
     """
     found = _content(archive)
     try:
@@ -93,6 +101,8 @@ def read_backup(service: ServiceFile, open_store: Callable[[], Store], archive: 
             "move it away first"
         )
     places = {name: _place(service, name, archive) for name in found}
+    for name, content in found.items():
+        _check(service, name, content, archive)
     store = open_store()
     if store.runs():
         store.close()
@@ -100,8 +110,8 @@ def read_backup(service: ServiceFile, open_store: Callable[[], Store], archive: 
     make_folder(service.runs)
     for name, content in found.items():
         path = places[name]
-        # A withdrawal that is there already is kept as it is: it may be newer.
-        if not (name.startswith(WITHDRAWALS) and path.exists()):
+        # What is there already may be newer: a withdrawal, and which version of a members file was taken.
+        if not (name.startswith((f"{WITHDRAWALS}/", f"{MEMBERS}/")) and path.exists()):
             make_folder(path.parent)
             write_whole(path, content)
     lost = []
@@ -123,9 +133,7 @@ def _content(archive: Path) -> dict[str, bytes]:
             for number, entry in enumerate(opened):
                 parts = PurePosixPath(entry.name).parts
                 known = (
-                    entry.name in (RUNS, LEDGER, LEDGER_KEY, CONSOLE_FILE)
-                    or _is_known(parts)
-                    or _is_consoles(entry.name)
+                    entry.name in (RUNS, LEDGER, LEDGER_KEY, CONSOLE_FILE) or _is_known(parts) or _is_beside(entry.name)
                 )
                 file = opened.extractfile(entry) if entry.isfile() and known and entry.size <= MOST_BYTES else None
                 if file is None or number >= MOST_FILES:
@@ -150,18 +158,18 @@ def _is_known(parts: tuple[str, ...]) -> bool:
     return False
 
 
-def _is_consoles(name: str) -> bool:
-    """Whether the console keeps a file of this name."""
-    pattern = OF_CONSOLE.get(name.partition("/")[0])
+def _is_beside(name: str) -> bool:
+    """Whether the console or the service keeps a file of this name in the state's folder."""
+    pattern = BESIDE.get(name.partition("/")[0])
     return pattern is not None and pattern.fullmatch(name) is not None
 
 
-def _of_console(service: ServiceFile) -> Iterator[tuple[str, Path]]:
-    """What was begun in the console: names in an archive, and where they are."""
-    for folder in OF_CONSOLE:
+def _beside(service: ServiceFile) -> Iterator[tuple[str, Path]]:
+    """What was begun in the console, and which members files were taken: names in an archive, and where they are."""
+    for folder in BESIDE:
         for path in sorted((service.state / folder).rglob("*")):
             name = path.relative_to(service.state).as_posix()
-            if _is_consoles(name):
+            if _is_beside(name):
                 yield name, path
 
 
@@ -197,6 +205,42 @@ def _place(service: ServiceFile, name: str, archive: Path) -> Path:
     folder = service.proposals_of(own[0]) if kind == PROPOSALS else own[0].withdrawals
     assert folder is not None  # a withdrawal has a folder
     return folder.joinpath(*rest[1:])
+
+
+def _check(service: ServiceFile, name: str, content: bytes, archive: Path) -> None:
+    """Refuse what would be trusted without another look: changes, invitations, and which version of a members file was taken.
+
+    Raises OutputError where a signature or a form is wrong, or it is of another consortium; IdentityError where the members file is
+    older than the one that the service had taken.
+    """
+    kind, *rest = PurePosixPath(name).parts
+    if kind not in (CHANGES, INVITATIONS, MEMBERS):
+        return
+    where = f"{archive}, {name}"
+    own = next((each for each in service.consortia if _folder_name(each) == rest[0].removesuffix(".json")), None)
+    if own is None:
+        raise OutputError(
+            f"{where}: is of a consortium that {service.path} does not name: restore with the service's file as it was when the "
+            "back-up was made"
+        )
+    standing = own.members.standing
+    if kind == MEMBERS:
+        check_goes_on_from(content, own.members, own.members_path, service.seen_of(own))
+        return
+    try:
+        if kind == CHANGES:
+            fits = standing is not None and consortium_of(content, where).versions[0].digest == standing.founded
+        else:
+            told = invitation_of(envelope_of(content, where), where).predicate
+            fits = standing is not None and told.consortium == standing.name
+            fits = fits and own.members.had(told.inviter, bytes.fromhex(told.identity))
+    except HansaError as error:
+        raise OutputError(f"{where}: cannot be restored: {error}") from error
+    if not fits:
+        raise OutputError(
+            f"{where}: is of another consortium than {own.members_path}, or of a key that is none of its members'; restore with the "
+            "members file of that one"
+        )
 
 
 def _copied(path: Path) -> bytes:

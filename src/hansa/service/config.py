@@ -50,7 +50,8 @@ from hansa.consortium.identity import CARD_FILE, Card, load_identity
 from hansa.consortium.key_files import Unlocking
 from hansa.consortium.members import Members, read_members
 from hansa.consortium.policy import Policy
-from hansa.consortium.versions import read_pinned
+from hansa.consortium.versions import Consortium as SignedFile
+from hansa.consortium.versions import is_consortium, pinned_of, read_consortium
 from hansa.declared import decode
 from hansa.errors import IdentityError, PlanError
 from hansa.node.config import (
@@ -69,6 +70,7 @@ from hansa.node.config import (
     read_password,
 )
 from hansa.plan import COOPETITIVE, Plan
+from hansa.service.seen_members import check_goes_on
 from hansa.toml import read_toml, write_toml
 from hansa.transport.resumable import RECONNECT_TIMEOUT_S
 
@@ -102,6 +104,9 @@ MEMBER_KEYS = (
     "servers",
 )
 """Keys that every run's member file takes from the service's."""
+
+BEGAN_KEYS = ("members_version", "identity", "key_file")
+"""Keys of a run's member file that stay as they are once the run began."""
 
 MEMBER_PATHS = ("proxy_password_file",)
 SOURCE_KEYS = ("table", "source", "by_column", "id", "start_model", "custom_objective", "custom_metric")
@@ -176,6 +181,7 @@ class Consortium:
     Attributes:
         name: in the service's file; empty where it has one alone. members_path, folder: of the members file and of the identity.
         members, identity: what they hold, of an identity its card. key_file: that opens the identity's keys, or None.
+        signed: the consortium's file as it was read, with all its versions; None where nobody signs it.
         withdrawals: folder of approvals that were taken back, or None. hub: where the hub listens or is found.
         exchange: the member whose service passes proposals on; empty where members send files. policy: this member's conditions.
     """
@@ -190,6 +196,21 @@ class Consortium:
     hub: str
     exchange: str
     policy: Policy
+    signed: SignedFile | None = None
+
+
+@dataclass(frozen=True)
+class ServicePlace:
+    """Where a service keeps its runs: its name in the database, its folder, and the database's URL; empty for SQLite in the folder."""
+
+    name: str
+    state: Path
+    database: str
+
+    @property
+    def runs(self) -> Path:
+        """The folder with a folder for each run."""
+        return self.state / "runs"
 
 
 @dataclass(frozen=True)
@@ -223,6 +244,30 @@ class ServiceFile:
         """The folder of one consortium's proposals: those that were brought, made here, or came over the hub."""
         return self.state / "proposals" / (consortium.name or "only")
 
+    def change_of(self, consortium: Consortium) -> Path:
+        """The file of one consortium's change of members or keys that is under way."""
+        return self.state / "changes" / f"{consortium.name or 'only'}.json"
+
+    def invitations_of(self, consortium: Consortium) -> Path:
+        """The folder of invitations into one consortium that were made here."""
+        return self.state / "invitations" / (consortium.name or "only")
+
+    def seen_of(self, consortium: Consortium) -> Path:
+        """The file that says which version of one consortium's file the service took last."""
+        return _seen(self.state, consortium.name)
+
+    def stamps(self) -> tuple[tuple[int, ...], ...]:
+        """What tells that this file, or a members file that it names, is another since: times, sizes and numbers of the files."""
+        found = []
+        for path in (self.path, *(own.members_path for own in self.consortia)):
+            try:
+                stat = path.stat()
+            except OSError:
+                found.append((0, 0, 0))
+            else:
+                found.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
+        return tuple(found)
+
     def source_of(self, plan: Plan) -> SourcesDocument | None:
         """The first table of [[sources]] whose pattern fits a plan's name; None where there is none."""
         for source in self.document.sources:
@@ -250,29 +295,44 @@ def read_service_file(path: Path, *, open_keys: bool = True) -> ServiceFile:
 
     Raises PlanError, IdentityError.
     """
-    document = decode(
-        read_toml(path, PlanError, "name the service's own file"), ServiceDocument, str(path), PlanError, {}
+    document = _document(path)
+    place = _place_in(document, path)
+    state = place.state
+    return ServiceFile(
+        path=path,
+        document=document,
+        name=place.name,
+        consortia=_consortia(document, path, state, open_keys),
+        state=state,
+        plans=state / "plans" if document.plans is None else (path.parent / document.plans).absolute(),
+        ledger=state / "ledger.jsonl" if document.ledger is None else (path.parent / document.ledger).absolute(),
+        audit=state / "audit" if document.audit is None else (path.parent / document.audit).absolute(),
+        database=place.database,
+        health=None if document.health is None else address_of(document.health, "health", path),
     )
+
+
+def read_place(path: Path) -> ServicePlace:
+    """Where a service keeps its runs: for looking at them and ending them, which a members file that is wrong does not prevent.
+
+    Raises PlanError.
+    """
+    return _place_in(_document(path), path)
+
+
+def _document(path: Path) -> ServiceDocument:
+    return decode(read_toml(path, PlanError, "name the service's own file"), ServiceDocument, str(path), PlanError, {})
+
+
+def _place_in(document: ServiceDocument, path: Path) -> ServicePlace:
     state = path.with_suffix(".service") if document.state is None else path.parent / document.state
-    state = state.absolute()
     database = document.database or ""
     if document.database_password_file is not None:
         if not database:
             raise PlanError(f"{path}: database_password_file goes with database only; add database, or leave it out")
         password = read_password(path.parent / document.database_password_file, "the database's password")
         database = _with_password(database, password, path)
-    return ServiceFile(
-        path=path,
-        document=document,
-        name=document.name or path.stem,
-        consortia=_consortia(document, path, state, open_keys),
-        state=state,
-        plans=state / "plans" if document.plans is None else (path.parent / document.plans).absolute(),
-        ledger=state / "ledger.jsonl" if document.ledger is None else (path.parent / document.ledger).absolute(),
-        audit=state / "audit" if document.audit is None else (path.parent / document.audit).absolute(),
-        database=database,
-        health=None if document.health is None else address_of(document.health, "health", path),
-    )
+    return ServicePlace(document.name or path.stem, state.absolute(), database)
 
 
 def _consortia(document: ServiceDocument, path: Path, state: Path, open_keys: bool) -> tuple[Consortium, ...]:
@@ -301,7 +361,10 @@ def _consortia(document: ServiceDocument, path: Path, state: Path, open_keys: bo
         members_path, folder = (path.parent / each for each in (own.members, identity))
         policy = document.policy if own.policy is None else own.policy
         key_file = at(own.key_file or document.key_file)
-        members, exchange = read_pinned(members_path), own.exchange or document.exchange or ""
+        signed = read_consortium(members_path) if is_consortium(members_path) else None
+        members = read_members(members_path) if signed is None else pinned_of(signed, str(members_path))
+        exchange = own.exchange or document.exchange or ""
+        check_goes_on(members, members_path, _seen(state, name))
         if exchange and exchange not in members:
             raise PlanError(
                 f"{where}: exchange names {exchange!r}, who is no member in {members_path}; name the member whose service is the hub"
@@ -321,9 +384,14 @@ def _consortia(document: ServiceDocument, path: Path, state: Path, open_keys: bo
                 hub=hub,
                 exchange=exchange,
                 policy=policy,
+                signed=signed,
             )
         )
     return tuple(found)
+
+
+def _seen(state: Path, name: str) -> Path:
+    return state / "members" / f"{name or 'only'}.json"
 
 
 def _card_in(folder: Path) -> Card:
@@ -347,11 +415,14 @@ def _with_password(url: str, password: str, path: Path) -> str:
     return urlunsplit(parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}"))
 
 
-def member_text(service: ServiceFile, consortium: Consortium, plan: Plan, folder: Path) -> str:
+def member_text(
+    service: ServiceFile, consortium: Consortium, plan: Plan, folder: Path, began: Mapping[str, Any] | None = None
+) -> str:
     """The member's file of one run: TOML, all paths whole.
 
     Args:
-        folder: of the run; it has the approved plan as plan.json, and takes what comes of the run.
+        folder: of the run; it has the approved plan as plan.json, and takes what comes of the run. began: of a run that began, the keys
+            in place of those that the service's file says now: by whom and with which keys the run goes on.
 
     Raises PlanError where the plan makes this member a party, and no source is for it.
     """
@@ -408,6 +479,8 @@ def member_text(service: ServiceFile, consortium: Consortium, plan: Plan, folder
             values[key] = str(base / values[key])
     if "source" in values:
         values["source"] = _absolute_source(values["source"], base)
+    if began is not None:
+        values = {key: value for key, value in values.items() if key not in BEGAN_KEYS} | dict(began)
     policy = msgspec.to_builtins(consortium.policy)
     values["policy"] = {key: value for key, value in policy.items() if value is not None}
     return write_toml(values, "Made by the service from its own file, and made anew at each start of this run.")

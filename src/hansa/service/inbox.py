@@ -8,14 +8,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from hansa.consortium.approvals import Proposal, proposal_of, read_proposal, require_approved
+from hansa.consortium.approvals import Proposal, check_not_revoked, proposal_of, read_proposal, require_approved
 from hansa.consortium.envelopes import MOST_BYTES, envelope_of
+from hansa.consortium.members import Members
+from hansa.consortium.versions import pinned_of, read_pinned
 from hansa.errors import HansaError, IdentityError, OutputError, PlanError, in_words
 from hansa.files import make_folder, read_whole, write_whole
-from hansa.node.config import read_member_file
+from hansa.node.config import MemberFile, read_member_file
 from hansa.node.run import Command, command_of
-from hansa.service.config import Consortium, ServiceFile, member_text
+from hansa.service.config import BEGAN_KEYS, Consortium, ServiceFile, member_text
 from hansa.service.store import SHOWN_DIGITS, ServiceRun
+from hansa.toml import read_toml
 
 LISTENING: tuple[Command, ...] = ("aggregator", "hub")
 """Commands that others dial: a service that is started by one of them plays both, and one of the other commands all others."""
@@ -124,6 +127,8 @@ def proposal_in(content: bytes, where: str, service: ServiceFile) -> tuple[Propo
         named = unchecked.predicate.members
         if all(own.get(name) == identity for name, identity in named.items()) and consortium.identity.name in named:
             return proposal_of(envelope, where, consortium.members), consortium
+    for consortium in service.consortia:
+        check_not_revoked(where, unchecked.predicate.members, consortium.members)
     pinned = ", ".join(str(consortium.members_path) for consortium in service.consortia)
     raise IdentityError(
         f"{where}: names other identities than {pinned}, or gives this member no role; propose the plan anew under this members file"
@@ -161,16 +166,41 @@ def _prepare(
 
 
 def write_member_file(service: ServiceFile, run: ServiceRun) -> Path:
-    """Write the member's file of a run from the service's, as that is now. Raises PlanError, OutputError."""
+    """Write the member's file of a run from the service's, as that is now; members and keys of a run that began stay as they were.
+
+    Raises PlanError, OutputError; IdentityError where the plan names keys that are not those of its members, or were revoked.
+    """
     folder = service.runs / run.folder
+    path = folder / "member.toml"
     consortium = service.consortium(run.consortium)
-    proposal = read_proposal(folder / "plan.json", consortium.members)
+    proposal = read_proposal(folder / "plan.json", members_of_run(consortium, run))
     if proposal.digest.hex() != run.proposal:
         raise PlanError(
             f"{folder / 'plan.json'}: is not the plan of run {run.run}, which members approved; restore it, or propose the plan anew",
             rule="a service runs the plan that it took",
         )
-    plan = proposal.plan
-    path = folder / "member.toml"
-    write_whole(path, member_text(service, consortium, plan, folder).encode())
+    began = None
+    if run.members_version:
+        before = read_toml(path, PlanError, "restore it, or propose the plan anew")
+        began = {key: before[key] for key in BEGAN_KEYS if key in before} | {"members_version": run.members_version}
+    write_whole(path, member_text(service, consortium, proposal.plan, folder, began).encode())
     return path
+
+
+def check_keys(member: MemberFile) -> None:
+    """Raise IdentityError where a key of a run's plan was revoked since the run's process began."""
+    assert member.proposal is not None  # a service runs nothing else
+    members = read_pinned(member.members_path)
+    check_not_revoked(str(member.plan_path), member.proposal.predicate.members, members)
+
+
+def members_of_run(consortium: Consortium, run: ServiceRun) -> Members:
+    """The members that a run is among: of the version that it began with, and before that of the last one. Raises IdentityError."""
+    if not run.members_version:
+        return consortium.members
+    if consortium.signed is None:
+        raise IdentityError(
+            f"{consortium.members_path}: is a members file, which has no versions, and run {run.run} began with version "
+            f"{run.members_version} of the consortium's file; put that back"
+        )
+    return pinned_of(consortium.signed, str(consortium.members_path), version=run.members_version)

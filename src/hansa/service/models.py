@@ -35,7 +35,7 @@ def fetch(
     if run.state != "finished":
         raise PlanError(f"run {run.run} has no model: it is {run.state} ({run.text})")
     folder, consortium = service.runs / run.folder, service.consortium(run.consortium)
-    plan = read_proposal(folder / "plan.json", consortium.members).plan
+    plan = read_proposal(folder / "plan.json", consortium.members, past=True).plan
     name = consortium.identity.name
     if name not in plan.receivers:
         raise PlanError(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from hansa.consortium.approvals import Proposal, read_proposal
+from hansa.errors import HansaError
 from hansa.node.proposals import Listed, ListedProposal, Unreadable, list_proposals
 from hansa.service.config import Consortium, ServiceFile
 from hansa.service.store import SHOWN_DIGITS, ServiceRun, Store
@@ -30,7 +32,10 @@ class ListedPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """In words: for whom it waits, or what it became."""
         own = self.proposal
         if own.rejected:
-            return f"rejected by {', '.join(own.rejected)}"
+            back = [name for name in own.rejected if name in own.approved]
+            against = [name for name in own.rejected if name not in back]
+            parts = (("rejected", against), ("withdrawn", back))
+            return "; ".join(f"{what} by {', '.join(names)}" for what, names in parts if names)
         if self.run is not None:
             return f"run {self.run.run}: {self.run.state}"
         if own.state == "open" and self.mine == "waits":
@@ -66,27 +71,47 @@ class PlansView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return rows
 
 
-Lister = Callable[[Consortium, Path], Listed]
-"""What lists a consortium's folder."""
+def plans_of(
+    service: ServiceFile, store: Store, lister: Callable[[Consortium, Path], Listed] | None = None
+) -> PlansView:
+    """All proposals of a service's consortia. Signatures are checked; a file that does not hold stands among those refused.
 
+    Args:
+        lister: what lists a consortium's folder; default `listed_in`.
 
-def _list(consortium: Consortium, folder: Path) -> Listed:
-    return list_proposals(folder, consortium.members)
-
-
-def plans_of(service: ServiceFile, store: Store, lister: Lister = _list) -> PlansView:
-    """All proposals of a service's consortia. Signatures are checked; a file that does not hold stands among those refused."""
+    Raises PlanError where a folder cannot be read.
+    """
     found: list[ListedPlan] = []
     refused: list[Unreadable] = []
     for consortium in service.consortia:
         folder = service.proposals_of(consortium)
         if not folder.is_dir():
             continue
-        listed = lister(consortium, folder)
+        listed = listed_in(consortium, folder, store) if lister is None else lister(consortium, folder)
         refused += listed.refused
         found += _became(store, consortium, listed.proposals)
     found.sort(key=lambda own: (own.proposal.expires, own.proposal.proposal), reverse=True)
     return PlansView(plans=tuple(found), refused=tuple(refused))
+
+
+def listed_in(consortium: Consortium, folder: Path, store: Store) -> Listed:
+    """The proposals in one consortium's folder; those that became runs may name keys that members had then."""
+    return list_proposals(folder, consortium.members, read=lambda path: checked_proposal(path, consortium, store))
+
+
+def checked_proposal(path: Path, consortium: Consortium, store: Store) -> Proposal:
+    """A proposal that is kept here, its signatures checked. One that became a run may name keys that members had then.
+
+    Raises PlanError, IdentityError.
+    """
+    try:
+        return read_proposal(path, consortium.members)
+    except HansaError:
+        past = read_proposal(path, consortium.members, past=True)
+        run = store.named(past.digest.hex()[:SHOWN_DIGITS])
+        if run is None or not run.folder or run.proposal != past.digest.hex():
+            raise
+        return past
 
 
 def _became(store: Store, consortium: Consortium, proposals: Iterable[ListedProposal]) -> Iterable[ListedPlan]:

@@ -43,6 +43,7 @@ class ServiceRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             have its state.
         wanted: "stop" or "pause" where its operator wants that, else empty. attempts: how often its process was started.
         text: what happened last, for people. waiting_for: members who are waited for.
+        members_version: of the consortium's file that the run began with, once all have joined; 0 before, and where nobody signs it.
         id: the run's id in hex, once all have joined. trees, rounds: how far it is, and how far at most. epoch: how often it went on.
         model_sha256: of the model, where this member got it. created, updated: times in UTC. due: seconds since 1970, not before which
             it is started again.
@@ -60,6 +61,7 @@ class ServiceRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     attempts: int = 0
     text: str = ""
     waiting_for: tuple[str, ...] = ()
+    members_version: int = 0
     id: str = ""
     trees: int = 0
     rounds: int = 0

@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
@@ -26,6 +26,7 @@ from typing import IO
 import msgspec
 from msgspec.structs import replace as replaced
 
+from hansa.consortium.approvals import read_proposal
 from hansa.consortium.model_signature import check_signing
 from hansa.errors import AGAIN, WITHHELD, HansaError, StateError, in_words
 from hansa.files import make_folder, read_whole
@@ -35,9 +36,10 @@ from hansa.node.events import Ended, Failed, Line, Noticed, Paused, line_of, rea
 from hansa.node.notices import NoticeWriter
 from hansa.node.run import Command
 from hansa.roles.run import Progress, Registered, Resumed
-from hansa.service.config import ServiceFile, read_service_file
+from hansa.service.config import Consortium, ServiceFile, read_service_file
 from hansa.service.exchange import route_of_exchange
-from hansa.service.inbox import LISTENING, arrivals, clear, write_member_file
+from hansa.service.inbox import LISTENING, arrivals, clear, members_of_run, write_member_file
+from hansa.service.seen_members import keep_seen, require_going_on
 from hansa.service.store import ServiceRun, Store
 from hansa.service.tracing import Tracer
 from hansa.transport.routing import Router, local_pair, route_of
@@ -56,6 +58,12 @@ HELD = "paused by its operator; `hansa resume` has it go on"
 
 STOP_S = 30.0
 """Seconds that runs have to end when the service does; then they are killed."""
+
+REVOKED_S = 2.0
+"""Seconds that a run's process has to note that a key of its plan was revoked, and to tell the others; then it is killed."""
+
+REVOKED_SIGNAL = signal.SIGUSR1
+"""Tells a run's process to look whether a key of its plan was revoked."""
 
 STALE_S = 10.0
 """Seconds without a round of the service's own loop after which it does not count as ready."""
@@ -105,6 +113,9 @@ class _Child:
     Attributes:
         run: as it is kept. process: it. channel: this end of the local socket for connections. out: its lines of JSON.
         progressed: whether it came further than joining. stopping: whether it was asked to end. ended: its last line.
+        members_version: of the consortium's file that the process read; 0 where nobody signs it. read: the files' stamps then.
+        anew: whether it was asked to end because members changed, and is started again at once. given_up: why the run is given up, and
+            kill_at: until when its process may say so.
     """
 
     run: ServiceRun
@@ -115,6 +126,11 @@ class _Child:
     progressed: bool = False
     stopping: bool = False
     ended: Ended | Failed | None = None
+    members_version: int = 0
+    read: tuple[tuple[int, ...], ...] = ()
+    anew: bool = False
+    given_up: str = ""
+    kill_at: float = float("inf")
     left: bytes = b""
     kept_at: float = 0.0
 
@@ -182,7 +198,8 @@ class Service:
     _told_at: float = float("-inf")
     _held: frozenset[str] = frozenset()
     _closing: bool = False
-    _read: int = 0
+    _read: tuple[tuple[int, ...], ...] = ()
+    _unread: str = ""
 
     def serve(self) -> None:
         """Go on until an exception passes, such as that of a signal; then all runs pause, and their processes end.
@@ -202,6 +219,8 @@ class Service:
             self._tracer = Tracer(self.file.document.traces, self.status.member)
             opened.callback(self._tracer.close)
             self._known = {run.run: run for run in self._store.runs()}
+            for consortium in self.file.consortia:
+                keep_seen(consortium.members, self.file.seen_of(consortium))
             for host, port in self._addresses():
                 self._routers.append(Router(host, port))
                 opened.callback(self._routers[-1].close)
@@ -243,11 +262,14 @@ class Service:
         """One round: plans that came, what operators want, runs whose turn it is. A database that is away is waited for."""
         try:
             self._keep_rest()
-            self._take_policies()
-            self._take_plans()
+            self._take_changes()
+            self._end_given_up()
+            if not self._unread:
+                self._take_plans()
             self._obey()
-            self._start_due()
-            self.status.fault = ""
+            if not self._unread:
+                self._start_due()
+            self.status.fault = self._unread
         except HansaError as error:
             if not error.retry:
                 raise
@@ -260,29 +282,106 @@ class Service:
         self.status.handed = sum(router.handed for router in self._routers)
         self.status.refused = sum(router.refused for router in self._routers)
 
-    def _take_policies(self) -> None:
-        """Take the policies that were saved into the service's file since; what else was changed there counts at the next start."""
+    def _take_changes(self) -> None:
+        """Take what was saved since: policies, this member's own keys, and members. As long as a file is wrong nothing new begins.
+
+        What else was changed in the service's file counts at the next start.
+        """
+        found = self.file.stamps()  # before they are read: what is written meanwhile is read in the next round
+        if found == self._read and not self._unread:
+            return
+        self._read = found
         try:
-            changed = self.file.path.stat().st_mtime_ns
-            if changed == self._read:
-                return
-            first, self._read = not self._read, changed
-            if first:
-                return
-            read = read_service_file(self.file.path, open_keys=False)
+            new = {own.name: own for own in read_service_file(self.file.path, open_keys=False).consortia}
+            if lost := [own.name for own in self.file.consortia if own.name not in new]:
+                raise StateError(
+                    f"it does not name the consortium {lost[0]!r} any more; put that back, or start the service again"
+                )
+            for own in self.file.consortia:
+                require_going_on(new[own.name].members, own.members, own.members_path)
         except (OSError, HansaError) as error:
-            logs.note(logging.WARNING, f"the service's file was changed, and is not taken: {in_words(error)}")
+            self._refuse(f"a file was changed, and is not taken, so that no run begins: {in_words(error)}")
             return
-        new = {own.name: own.policy for own in read.consortia}
-        if new.keys() != {own.name for own in self.file.consortia}:
-            logs.note(logging.WARNING, "the service's file has other consortia; it is taken at the next start")
+        before = self.file
+        if len(new) > len(before.consortia):
+            logs.note(logging.WARNING, "the service's file has more consortia; those are taken at the next start")
+        taken = {"policy", "members", "signed", "identity", "folder", "key_file"}
+        consortia = tuple(
+            replace(own, **{name: getattr(new[own.name], name) for name in taken}) for own in before.consortia
+        )
+        self.file = replace(before, consortia=consortia)
+        for old, own in zip(before.consortia, consortia, strict=True):
+            if own.policy != old.policy:
+                logs.note(
+                    logging.INFO,
+                    "the policy was changed, and counts for plans that come and runs that start from now on",
+                )
+            if own.members != old.members or own.identity != old.identity:
+                self._take_members(own)
+        try:
+            for own in consortia:
+                keep_seen(own.members, self.file.seen_of(own))
+        except (OSError, HansaError) as error:
+            self._refuse(f"it cannot be noted which members file was taken, so that no run begins: {in_words(error)}")
             return
-        consortia = tuple(replace(own, policy=new[own.name]) for own in self.file.consortia)
-        if consortia != self.file.consortia:
-            self.file = replace(self.file, consortia=consortia)
-            logs.note(
-                logging.INFO, "the policy was changed, and counts for plans that come and runs that start from now on"
-            )
+        if fault := _fault_of_keys(consortia):
+            self._refuse(fault)
+        elif self._unread:
+            logs.note(logging.INFO, "the files can be taken again")
+            self._unread = ""
+            for carrier in self._carriers:
+                carrier.due, carrier.setbacks = 0.0, 0
+
+    def _refuse(self, fault: str) -> None:
+        """No run begins for this reason, which is told once."""
+        if fault != self._unread:
+            logs.note(logging.ERROR, fault)
+        self._unread = fault
+
+    def _take_members(self, consortium: Consortium) -> None:
+        """From now on these are a consortium's members: end what does not go with them any more."""
+        standing = consortium.members.standing
+        which = "its members file" if standing is None else f"version {standing.version} of {standing.name}"
+        logs.note(logging.INFO, f"{which} is taken: {len(consortium.members)} members, for runs that begin from now on")
+        for carrier in self._carriers:
+            if carrier.consortium == consortium.name:
+                carrier.route = route_of_exchange(consortium) if carrier.route else ""
+                carrier.due, carrier.setbacks = 0.0, 0
+                if carrier.process is not None:
+                    carrier.process.terminate()
+        for child in self._children.values():
+            if child.run.consortium == consortium.name and not (child.stopping or child.given_up):
+                self._hold_to(child, consortium)
+        for run in list(self._known.values()):
+            idle = run.consortium == consortium.name and not run.over and run.run not in self._children
+            if idle and (fault := self._fault_of(run, consortium)):
+                self._keep(replaced(run, state="failed", text=fault, waiting_for=()))
+
+    def _hold_to(self, child: _Child, consortium: Consortium) -> None:
+        """End a run's process where the run has no place among a consortium's members now, or must dial by other certificates."""
+        if fault := self._fault_of(child.run, consortium):
+            child.given_up, child.kill_at = fault, time.monotonic() + REVOKED_S
+            child.process.send_signal(REVOKED_SIGNAL)
+        elif not child.run.members_version and not child.progressed:
+            child.anew = True
+            child.process.terminate()
+
+    def _fault_of(self, run: ServiceRun, consortium: Consortium) -> str:
+        """Why a run cannot begin, or go on, among a consortium's members; empty where it can.
+
+        One that began goes on with the members that it began with, unless a key of its plan was revoked since.
+        """
+        try:
+            read_proposal(self.file.runs / run.folder / "plan.json", members_of_run(consortium, run))
+        except HansaError as error:
+            return str(error)
+        return ""
+
+    def _end_given_up(self) -> None:
+        """Kill processes whose time to say why they end is over."""
+        for child in self._children.values():
+            if time.monotonic() >= child.kill_at:
+                child.process.kill()
 
     def _take_plans(self) -> None:
         taken = frozenset(run.run for run in self._known.values() if run.state != "refused")
@@ -342,6 +441,7 @@ class Service:
             run.run,
             host,
             str(port),
+            self.file.consortium(run.consortium).members.state(),
             self.log_format,
             self.log_level,
         ]
@@ -356,6 +456,9 @@ class Service:
         assert process.stdout is not None
         os.set_blocking(process.stdout.fileno(), False)
         child = _Child(run, process, ours, process.stdout, NoticeWriter())
+        standing = self.file.consortium(run.consortium).members.standing
+        child.members_version = 0 if standing is None else standing.version
+        child.read = self._read
         if self.command in LISTENING:
             child.notices.listens()
         self._children[run.run] = child
@@ -370,9 +473,11 @@ class Service:
         for carrier in self._carriers:
             if carrier.process is not None and carrier.process.poll() is not None:
                 assert carrier.channel is not None
+                status = carrier.process.returncode
                 carrier.channel.close()
                 carrier.process = carrier.channel = None
-                carrier.setbacks += 1
+                # Its own end says that the members file is another: that is no setback.
+                carrier.setbacks = 0 if status == AGAIN else carrier.setbacks + 1
                 carrier.due = time.monotonic() + min(LONGEST_BACK_OFF_S, FIRST_BACK_OFF_S * carrier.setbacks)
                 self._route()
             if carrier.process is None and time.monotonic() >= carrier.due:
@@ -447,7 +552,11 @@ class Service:
                     run, trees=line.trees, rounds=line.rounds, waiting_for=(), text=sentence or run.text, id=run.id
                 )
                 if isinstance(line, Registered | Resumed):
-                    run = replaced(run, id=_id_of(self.file.runs / run.folder))
+                    run = replaced(
+                        run,
+                        id=_id_of(self.file.runs / run.folder),
+                        members_version=run.members_version or child.members_version,
+                    )
                 if isinstance(line, Resumed):
                     run = replaced(run, epoch=line.epoch)
             case _:
@@ -492,6 +601,8 @@ class Service:
             )
         elif status == WITHHELD:
             run = replaced(run, state="withheld", text=text)
+        elif child.given_up:
+            run = replaced(run, state="failed", text=child.given_up)
         elif child.stopping and self._closing:
             run = replaced(run, state="paused", text="the service ended; it goes on with the service")
         elif child.stopping and run.run in self._held:
@@ -499,6 +610,9 @@ class Service:
         elif child.stopping:
             run = replaced(run, state="stopped", text="stopped by its operator")
             self._forget_state(run)
+        elif child.anew or (not child.progressed and child.read != self.file.stamps()):
+            # Its process may have read half of a file that was being replaced.
+            run = replaced(run, state="waiting", text="a file was changed; its process is started again", due=0.0)
         elif again:
             setbacks = 1 if child.progressed else self._setbacks.get(run.run, 0) + 1
             self._setbacks[run.run] = setbacks
@@ -586,6 +700,17 @@ class Service:
     def _forget_state(self, run: ServiceRun) -> None:
         """A run that is given up for good leaves nothing that it could go on from."""
         shutil.rmtree(self.file.runs / run.folder / "state", ignore_errors=True)
+
+
+def _fault_of_keys(consortia: Iterable[Consortium]) -> str:
+    """Whose members file has another card of this member than its folder of keys; empty where all are in order."""
+    for own in consortia:
+        if own.members.get(own.identity.name) != own.identity:
+            return (
+                f"{own.members_path}: has another card of {own.identity.name!r} than {own.folder}, or none, so that no run begins: "
+                "name the folder of its present keys as identity in the service's file"
+            )
+    return ""
 
 
 @contextlib.contextmanager
