@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,15 +14,17 @@ from hansa.consortium.audit_checks import check_log
 from hansa.consortium.audit_entries import ModelReleased, RunBegun
 from hansa.consortium.members import read_members
 from hansa.consortium.provenance import verify_model
-from hansa.errors import HansaError, PlanError
+from hansa.errors import HansaError, PlanError, TransportError
+from hansa.node import summed
 from hansa.node.config import read_member_file
 from hansa.node.events import Listening
 from hansa.node.run import run
+from hansa.plan import read_plan
 from hansa.roles.run import Resumed, TreeGrown
 from hansa.trees.xgboost_json import from_json
 from made_consortium import HUB, PLAN, make_consortium, write_member
 from made_services import approved
-from waiting import HANG_S
+from waiting import HANG_S, Clock
 
 NAMES = ("aurora", "borealis", "cirrus")
 TEXT = PLAN.replace(
@@ -101,6 +104,48 @@ def test_the_others_go_on_and_the_record_log_and_provenance_name_who_was_left_ou
     assert found.left_out == ("cirrus",)
     assert "from some tree on without cirrus" in "\n".join(found.lines())
     assert not list(folder.glob("aurora.state"))
+
+
+class SlowHub:
+    """Members come back at these seconds."""
+
+    def __init__(self, comes: dict[str, float], clock: Clock) -> None:
+        self.joined: set[str] = set()
+        self._comes, self._clock, self._now = comes, clock, 0.0
+
+    def wait_for(self, names, timeout: float) -> None:
+        until = self._now + timeout
+        back = max(self._comes.get(name, float("inf")) for name in names)
+        passed = min(until, back) - self._now
+        self._now += passed
+        self._clock.forward(passed)
+        self.joined = {name for name, at in self._comes.items() if at <= self._now}
+        if not self.joined >= {*names}:
+            raise TransportError("not connected")
+
+
+@pytest.mark.parametrize(
+    ("comes", "present"),
+    [
+        ({"aurora": 0.2, "borealis": 0.4, "cirrus": 0.6}, NAMES),
+        ({"aurora": 0.2, "borealis": 0.4}, NAMES[:2]),
+        # Whoever is slow to come back makes no run wait for one that does not come back at all.
+        ({"aurora": 0.2, "borealis": 1.4}, NAMES[:2]),
+        ({"aurora": 0.2, "borealis": 1.4, "cirrus": 1.9}, NAMES),
+        ({"aurora": 4.5, "borealis": 4.6}, NAMES[:2]),
+        ({"aurora": 0.2}, NAMES),
+    ],
+)
+def test_fewer_than_the_minimum_are_given_the_time_again(folder, monkeypatch, comes, present):
+    clock = Clock()
+    monkeypatch.setattr(summed, "time", clock)
+    state = SimpleNamespace(remaining=None, claim=SimpleNamespace(checkpoint=1), outcome=None)
+    attempt = summed._Attempt(0, 10.5)
+    hub = SlowHub(comes, clock)
+    assert summed._present(hub, read_plan(folder / "plan.toml"), state, attempt) == present
+    if len(comes) == 1:  # all that is left of the time is for those who are not here
+        assert attempt.wait_s < 1
+    assert hub.joined >= {*present} or len(comes) == 1
 
 
 def test_a_plan_that_goes_on_without_somebody_needs_everybodys_signature(folder):

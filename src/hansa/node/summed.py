@@ -282,22 +282,24 @@ def _branched(hub: Hub, plan: Plan) -> Hub:
 
 
 def _present(inner: ResumableHub, plan: Plan, state: AggregatorState, attempt: _Attempt) -> tuple[str, ...]:
-    """The parties that the next epoch has: where the plan goes on without others, those that are here after its time."""
+    """The parties that the next epoch has: where the plan goes on without others, those that are here after its time.
+
+    While fewer than the plan's minimum are here, all have that time again: others may only be slow to come back.
+    """
     parties, claim = state.remaining or plan.parties, state.claim
     limit_s = plan.continue_after_s
-    if (
-        limit_s is None
-        or claim is None
-        or claim.checkpoint < 1
-        or state.outcome is not None
-        or attempt.wait_s < limit_s
-    ):
+    if limit_s is None or claim is None or claim.checkpoint < 1 or state.outcome is not None:
         return parties
-    try:
-        inner.wait_for(parties, limit_s)
-    except TransportError:
-        here = tuple(name for name in parties if name in inner.joined)
-        return here if len(here) >= plan.minimum_parties else parties
+    give_up = time.monotonic() + attempt.wait_s
+    while (left_s := give_up - time.monotonic()) >= limit_s:
+        try:
+            inner.wait_for(parties, limit_s)
+            return parties
+        except TransportError:
+            here = tuple(name for name in parties if name in inner.joined)
+            if len(here) >= plan.minimum_parties:
+                return here
+    attempt.wait_s = max(left_s, 0.0)
     return parties
 
 
