@@ -72,7 +72,7 @@ def test_a_run_with_state_folders_leaves_what_it_needs_and_takes_one_epoch(tmp_p
     the_model(run)
 
 
-FAST = (0.04, 0.3, 0.62, 0.9, 0.995)
+FAST = (0.04, 0.3, 0.62, 0.9, 0.949, 0.995)  # .949: between the last round and the end of training
 
 
 @pytest.mark.parametrize("place", [pytest.param(n / 61, marks=pytest.mark.slow) for n in range(61)] + list(FAST))

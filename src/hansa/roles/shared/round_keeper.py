@@ -74,6 +74,8 @@ class RoundKeeper:
         self._mark = Mark(0, run) if agreed is None else agreed.mark
         self._rewrites = False
         """Whether the next checkpoint is the first with this epoch's parts of earlier trees."""
+        self._settled = True
+        """Whether all servers have kept the last checkpoint, as far as this one was told."""
         if agreed is not None:
             journal.forget_after(agreed.checkpoint)
 
@@ -129,18 +131,24 @@ class RoundKeeper:
             frozen(history),
         )
         self._journal.keep(self.epoch, self._mark, encode(content), self._rounds(halfway, outputs))
+        self._settled = False
 
     def settle(self) -> Program[None]:
         """Wait until all servers have kept the last round: then something of it may be opened. One round, a byte to each other."""
         yield from tell_others(self._server, np.ones(1, np.uint8), f"kept by all {self.checkpoint}")
         self._journal.settle(self._mark)
+        self._settled = True
 
     def end(self, model: KeptModel, trees: Sequence[TreeShares], outputs: int) -> Program[None]:
-        """Training is over, as all servers found alike; keep it, and wait until all have. One round of messages.
+        """Training is over, as all servers found alike; keep it, and wait until all have. One round of messages, or two.
+
+        A server keeps two checkpoints, so none may be two ahead of another: all have kept the last round first.
 
         Args:
             trees: of all rounds, which have `outputs` each.
         """
+        if not self._settled:
+            yield from self.settle()
         self._mark = trained(self._plan, self._mark, model.rounds)
         grown: dict[int, bytes] = {}
         if self._rewrites:  # no round came in this epoch: nothing of it is kept yet
