@@ -85,3 +85,13 @@ def test_where_the_folder_for_temporary_files_has_a_long_name_members_start_by_t
         run.start("party", "aurora", tmp_path)
         with pytest.raises(HansaError, match=r"'aurora' ended with status .*: wrote what is no line of `--json`"):
             run.next_event()
+
+
+def test_a_signal_while_a_process_starts_passes_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    started = Processes()
+    monkeypatch.setattr(started._context.Process, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt), started:
+        started.start("party", "aurora", tmp_path)

@@ -142,10 +142,11 @@ class Processes:
         errors.touch()  # a process that ends before its first step has said nothing
         lines, writer = self._context.Pipe(duplex=False)
         arguments = ("hansa", command, str(folder / f"{name}.toml"), "--json")
-        process = self._processes[name] = self._context.Process(  # type: ignore[attr-defined]
+        process = self._context.Process(  # type: ignore[attr-defined]
             target=_run_command, args=(arguments, writer, errors), name=name, daemon=True
         )
         process.start()
+        self._processes[name] = process  # now there is something to end
         writer.close()
         threading.Thread(target=self._read, args=(name, process, lines), daemon=True).start()
 
