@@ -9,6 +9,7 @@ in one of its quality), or in refusals that name a cause; anything else is a fau
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 import shutil
 import signal
@@ -163,6 +164,7 @@ class Chaos:
         self.run = run
         self.draw = draw
         self.happened: list[str] = []
+        self.over: set[str] = set()
 
     def strike(self, kind: str, at: float) -> None:
         """Do one thing, and undo it."""
@@ -171,7 +173,7 @@ class Chaos:
         names = [str(name) for name in self.draw.choice(everybody, count, replace=False)]
         if kind in ("cut", "full disk"):
             names = [str(self.draw.choice(run.cuttable))]
-        running = [name for name in names if run.members[name].process.poll() is None]
+        running = [name for name in names if name not in self.over and run.members[name].process.poll() is None]
         self.happened.append(f"{at:.1f} s: {kind} {', '.join(running) or 'nobody: over'}")
         for name in running:
             process = run.members[name].process
@@ -189,11 +191,22 @@ class Chaos:
                 run.members[name].end()
             else:
                 run.members[name].kill()
-        if kind == "full disk" and running:
+        if kind in ("delay", "cut"):
+            return
+        if kind == "full disk" and running and not self.ended(running[0]):
             self.fill(running[0])
-        if kind not in ("delay", "cut"):
-            for name in running:
+        for name in running:
+            if not self.ended(name):
                 run.start(name)
+
+    def ended(self, name: str) -> bool:
+        """Whether a member's run was over when its process died: the same command would begin another run, which nobody joins."""
+        record = self.run.folder / f"{name}-record.json"
+        finished = record.exists() and json.loads(record.read_text())["state"] == "finished"
+        if finished and name not in self.over:
+            self.over.add(name)
+            self.happened.append(f"the run of {name} was over")
+        return name in self.over
 
     def fill(self, name: str) -> None:
         """Run a member that may write so little that its state does not fit; it must say so, or need no more."""
@@ -225,7 +238,7 @@ class Chaos:
 
     def end(self) -> tuple[dict[str, str], set[bytes]]:
         """What each member said last that did not end well, and the models that there are."""
-        ends = {name: self.end_of(member) for name, member in self.run.members.items()}
+        ends = {name: self.end_of(member) for name, member in self.run.members.items() if name not in self.over}
         for line in self.run.lines.values():
             line.close()
         failed = {
