@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -121,6 +123,35 @@ def test_what_not_all_approved_is_refused_however_it_comes(services: Services):
     refused = [run for run in services.runs("aurora").values() if run["state"] == "refused"]
     assert {run["plan"] for run in refused} == {"alone.json", "broken.json"}
     assert not list(inbox.glob("*.json"))
+
+
+def test_a_run_that_was_over_when_its_process_and_its_service_died_is_not_begun_anew(services: Services):
+    folder = services.folder
+    run = services.run(approved(folder, renamed(LONG, "over"), "over"))
+    services.until("borealis", run, "running")
+    borealis = services.started["borealis"]
+    borealis.process.send_signal(signal.SIGSTOP)  # it takes in no end of a run any more
+    kept = folder / "borealis-service.service" / "runs" / run
+    until(lambda: (kept / "record.json").exists() and "finished" in (kept / "record.json").read_text(), "the run's end")
+    until(lambda: (kept / "provenance.json").exists(), "the provenance")
+    borealis.kill()
+    told = json.loads((kept / "provenance.json").read_text())
+    (kept / "provenance.json").unlink()  # as if the process had died before it wrote it
+    services.started["borealis"] = ServiceProcess("party", services.file("borealis"))
+    for name in services.started:
+        found = services.until(name, run, "finished", "failed")
+        assert (found["state"], found["trees"]) == ("finished", 200), (name, found)
+    assert services.runs("borealis")[run]["model_sha256"] == services.runs("aurora")[run]["model_sha256"]
+    assert facts_of(json.loads((kept / "provenance.json").read_text())) == facts_of(told)
+    assert not (kept / "state").exists()
+
+
+def facts_of(envelope: dict[str, Any]) -> dict[str, Any]:
+    """What a provenance says, but when it was written."""
+    statement = json.loads(base64.b64decode(envelope["payload"]))
+    return {name: value for name, value in statement.items() if name != "predicate"} | {
+        name: value for name, value in statement["predicate"].items() if name != "finished"
+    }
 
 
 @pytest.mark.slow

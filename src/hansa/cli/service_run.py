@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import sys
@@ -16,9 +17,9 @@ from hansa.cli.signals import Interrupted, interrupting
 from hansa.errors import AGAIN, HansaError, exit_status
 from hansa.node import logs
 from hansa.node.config import read_member_file
-from hansa.node.events import Ended, Failed
+from hansa.node.events import Ended, Event, Failed, OnEvent
 from hansa.node.record import Failure, failure_of
-from hansa.node.run import Command, check_command, run
+from hansa.node.run import Command, check_command, run_once
 from hansa.service.inbox import check_keys
 from hansa.service.supervisor import REVOKED_SIGNAL
 from hansa.transport.routing import HandedListener, when_gone
@@ -49,7 +50,8 @@ def main(arguments: list[str]) -> int:
             signal.signal(REVOKED_SIGNAL, lambda *_: check_keys(member))
             member = replace(member, open_listener=lambda *_: HandedListener(channel, host, int(port)))
             with output.telling(False, lines=True) as tell:
-                output.print_line(Ended(record=run(member, tell)))
+                record = run_once(member, _to_service(tell))
+            _say(Ended(record=record))
         except Interrupted as interrupt:
             return _failed(Failure(kind="Interrupted", text=f"stopped by {interrupt}", retry=True), interrupt.status)
         except HansaError as error:
@@ -57,9 +59,27 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _to_service(tell: OnEvent) -> OnEvent:
+    """Events for the service; where it is gone this process ends, as when the service asks for it."""
+
+    def told(event: Event) -> None:
+        try:
+            tell(event)
+        except BrokenPipeError:
+            raise Interrupted(signal.SIGTERM) from None
+
+    return told
+
+
 def _failed(failure: Failure, status: int) -> int:
-    output.print_line(Failed(**msgspec.structs.asdict(failure)))
+    _say(Failed(**msgspec.structs.asdict(failure)))
     return status
+
+
+def _say(last: Ended | Failed) -> None:
+    """The last line, for the service; one that is gone finds it in the run's record."""
+    with contextlib.suppress(BrokenPipeError):
+        output.print_line(last)
 
 
 if __name__ == "__main__":

@@ -111,6 +111,10 @@ class RunAudit:
         """Of the last epoch that ended, as `RunOver` has it."""
         return dict(self._transcript)
 
+    def transcript_of(self, run: str) -> dict[str, str]:
+        """The same of a run that the log says is over; empty where it says nothing of it. run: its id, in hex."""
+        return next((dict(over.transcript) for over in reversed([*self._log.entries(RunOver)]) if over.run == run), {})
+
     # --- frames --------------------------------------------------------------------------------------------------------------
 
     def begins(self, link: str, frame: Frame) -> None:

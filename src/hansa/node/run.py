@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
 from typing import Literal
+
+import msgspec
 
 from hansa.consortium import provenance
 from hansa.consortium.model_signature import check_signing, sign_model
 from hansa.errors import ModelWithheld, PlanError
+from hansa.files import read_whole
 from hansa.node import collecting, shared, summed
 from hansa.node.auditing import RunAudit, auditing
 from hansa.node.config import MemberFile, check_approved
@@ -54,6 +59,43 @@ def _run_once(
         if member.model_signature is not None:
             check_signing()
         record = _play(member, on_event, keep, audit, behind)
+    _release(member, record, audit.transcript)
+    return record
+
+
+def run_once(member: MemberFile, on_event: OnEvent) -> Record:
+    """`run`, where the files that the member's file names are this run's alone, as a service's are.
+
+    A process can die after its run is over and before it has said so. Another one for the same files then does what was still to be
+    done, and gives the record; it does not begin a run that nobody else is in.
+
+    Raises as `run`.
+    """
+    record = _record_of_the_end(member)
+    if record is None:
+        return run(member, on_event)
+    if not member.plan.only_measures and (member.provenance is None or not member.provenance.exists()):
+        with auditing(member, "train") as audit:
+            transcript = audit.transcript_of(record.run or "")
+        _release(member, record, transcript)
+    shutil.rmtree(member.state, ignore_errors=True)
+    return record
+
+
+def _record_of_the_end(member: MemberFile) -> Record | None:
+    """The record of this member's run of the plan, where it says that the run is over and no model is owed."""
+    if member.record is None or not member.record.exists():
+        return None
+    try:
+        record: Record = msgspec.json.decode(read_whole(member.record), type=Record)
+    except (OSError, ValueError):  # of another release, or torn by a fault of the disk: the run decides
+        return None
+    same = (record.member, record.plan) == (member.identity.name, member.plan.digest().hex())
+    return record if same and record.state in ("finished", "withheld") else None
+
+
+def _release(member: MemberFile, record: Record, transcript: Mapping[str, str]) -> None:
+    """What follows the end of a run: the signature and the provenance of its model. Raises ModelWithheld where nobody has it."""
     if record.state == "withheld":
         raise ModelWithheld(
             f"the run is over, and nobody has the model: the plan demands {member.plan.release.condition} of held-out rows, "
@@ -74,12 +116,11 @@ def _run_once(
             run=record.run,
             hansa=__version__,
             proposal=member.proposal,
-            transcript=provenance.transcript_digest(audit.transcript),
+            transcript=provenance.transcript_digest(transcript),
             release_key=sign_model(put, member.model_signature) if member.model_signature and put else "",
             left_out=_left_out(record),
         )
         provenance.write_provenance(member.provenance, made, member.identity)
-    return record
 
 
 def _left_out(record: Record) -> tuple[str, ...]:

@@ -589,7 +589,7 @@ class Service:
         text = child.ended.text if isinstance(child.ended, Failed) else f"its process ended with status {status}"
         known = self._known.get(run.run, run)
         run = replaced(run, waiting_for=(), created=known.created)
-        if isinstance(child.ended, Ended) and status == 0:
+        if isinstance(child.ended, Ended):  # however its process went then
             record = child.ended.record
             run = replaced(
                 run,
