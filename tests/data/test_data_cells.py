@@ -6,7 +6,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from hansa.data.cells import disguise, number
+from hansa.data.cells import disguise, measured, number
 
 NUMBERS = {
     "5": 5, "+5": 5, "-5": -5, " 5 ": 5, "\t5\n": 5, "1e3": 1000, "1E+3": 1000, "5.": 5, ".5": 0.5, "007": 7, "1.25e-1": 0.125,
@@ -137,3 +137,34 @@ def test_typed_dates_and_times_are_no_numbers(kind, cell):
 def test_typed_numbers_do_not_ask_for_the_decimal_sign():
     assert read("1.5", "DOUBLE", ",") == 1.5
     assert read("true", "BOOLEAN", ",") == 1
+
+
+def units(*names: str, most: int = 40) -> list[str]:
+    return [f"{step / 4:g}{names[step % len(names)]}" for step in range(1, most)]
+
+
+@pytest.mark.parametrize("names", [("ms",), (" ms",), ("k", "M"), (" °C",), ("f",), (" Mbit/s",), (" dBm",)], ids=str)
+def test_many_numbers_before_few_units_mean_numbers(names):
+    texts = units(*names)
+    assert all(disguise(text) is None for text in texts)
+    found = measured(texts)
+    assert found is not None
+    assert found.what == "a number with a unit"
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["2G", "3G", "4G", "5G"],
+        [*units("ms"), "unknown"],
+        [f"{step % 30}{chr(65 + step % 26)}" for step in range(60)],  # house numbers
+        [f"10.0.0.{step}" for step in range(40)],
+        [f"v{step}" for step in range(40)],
+        [f"{step}-{step + 5}" for step in range(40)],
+        [f"{step}a{step}" for step in range(40)],
+        [],
+    ],
+    ids=lambda texts: str(texts[:2]),
+)
+def test_other_texts_are_no_numbers_with_units(texts):
+    assert measured(texts) is None

@@ -35,6 +35,15 @@ def test_texts_are_categories_in_sorted_order(tmp_path):
     np.testing.assert_array_equal(read.features, np.array([[2, np.nan, 1, 0, np.nan, 2]], np.float32))
 
 
+def test_numbers_with_units_are_refused_and_categories_where_they_are_named(tmp_path):
+    path = csv(tmp_path, column_of([f"{row / 4}ms" for row in range(30)]))
+    with pytest.raises(
+        DataError, match=r"row 1, column 'x': .* found '0.0ms' \(a number with a unit\) \(and 29 more texts\)"
+    ):
+        read_coded(path, label="y")
+    assert len(read_coded(path, label="y", categorical=["x"]).levels["x"]) == 30
+
+
 def test_numbers_are_categories_where_they_are_named(tmp_path):
     path = csv(tmp_path, "v,n,w,y\na,1,b,0\nc,2,d,1\n")
     assert list(read_coded(path, label="y").levels) == ["v", "w"]

@@ -65,6 +65,12 @@ def test_typed_columns_and_a_decimal_comma(tmp_path):
     assert found.columns[4].why == "of type TIME; cast it to numbers"
 
 
+def test_numbers_with_units_are_no_categories_of_a_schema(tmp_path):
+    (tmp_path / "t.csv").write_text("delay\n" + "".join(f"{row / 4} ms\n" for row in range(30)))
+    (delay,) = inspect_table(tmp_path / "t.csv").columns
+    assert (delay.kind, delay.why[:22]) == ("unread", "a number with a unit; ")
+
+
 def test_a_table_that_has_no_rows_or_two_columns_of_one_name_is_refused(tmp_path):
     (tmp_path / "t.csv").write_text("a,a\n1,2\n")
     with pytest.raises(DataError, match="expected one column of this name"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -176,6 +177,31 @@ def disguise(text: str, decimal: str = ".") -> Disguise | None:
     if written["group"] is not None or "," in digits:
         return Disguise("a number with thousands separators", "write the number without thousands separators")
     return Disguise("a number in another form", "write it in the digits 0 to 9, with at most one decimal sign")
+
+
+_MEASURED = re.compile(
+    r"[+\-]?(?:[0-9]+(?:[.,][0-9]+)?|[.,][0-9]+)\s?(?P<unit>[^\W\d_][^\d,;:]{0,11}|[°µμΩ][^\d,;:]{0,11})"
+)
+_FEWEST_MEASURED = 20
+"""Different texts of numbers and units that are no categories: 2G, 3G, 4G and 5G are some."""
+_MOST_UNITS = 5
+
+
+def measured(texts: Iterable[str]) -> Disguise | None:
+    """Why the texts of a column, none of which is a number or a `disguise`, mean numbers all the same: many numbers, each before one of
+    few units (4.2ms, 17 ms); None where they do not.
+    """
+    different = set(texts)
+    found = [match for match in (_MEASURED.fullmatch(text.strip(SPACES)) for text in different) if match is not None]
+    if len(different) < _FEWEST_MEASURED or len(found) < len(different):
+        return None
+    if len({match["unit"].strip() for match in found}) > _MOST_UNITS:
+        return None
+    return Disguise(
+        "a number with a unit",
+        "write the number alone, of one unit in all rows and at all parties; for categories name the column (--categorical, "
+        "categorical=)",
+    )
 
 
 def _other_sign(digits: str, other: str) -> Disguise:

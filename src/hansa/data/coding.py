@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hansa.data.cells import WHOLE_NUMBER, disguise, is_numeric, is_text
+from hansa.data.cells import WHOLE_NUMBER, disguise, is_numeric, is_text, measured
 from hansa.data.files import OpenTable, open_table
 from hansa.data.schema import MISSING_WORDS, Level, date_rule, name_fault
 from hansa.data.source import (
@@ -410,6 +410,8 @@ def _refuse_mixtures(table: OpenTable, name: str, column: Column, texts: npt.NDA
     """Refuse a column of texts that holds numbers too, or texts that mean numbers, dates or times."""
     masked = {text: disguise(text, decimal) for text in set(texts[column.bad])}
     numbers = int(np.count_nonzero(~column.bad & ~np.isnan(column.values)))
+    if not numbers and not any(masked.values()):
+        masked = dict.fromkeys(masked, measured(masked))
     stray = int(np.count_nonzero(column.bad))
     if not numbers and not any(masked.values()):
         return

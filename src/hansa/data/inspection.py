@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from hansa.data.cells import disguise, is_numeric, is_text
+from hansa.data.cells import disguise, is_numeric, is_text, measured
 from hansa.data.coding import texts_of
 from hansa.data.dates import is_date
 from hansa.data.files import open_table
@@ -144,6 +144,8 @@ def _texts(name: str, kind: str, column: Column, cells: list[str | None], decima
     summary = ColumnSummary(name, missing, len(counts), min(counts.values()), np.nan, np.nan, np.nan)
     stray = [text for text, bad in zip(cells, column.bad, strict=True) if bad and text is not None]
     masked = next((found for text in dict.fromkeys(stray) if (found := disguise(text, decimal))), None)
+    if masked is None and len(stray) == present:
+        masked = measured(stray)
     if masked is not None:
         return ColumnKind(name, kind, "unread", f"{masked.what}; {masked.cure}", {}, False, False, summary)
     if 2 * len(stray) < present:
