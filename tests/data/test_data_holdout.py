@@ -16,6 +16,7 @@ import naive_trees as naive
 from hansa.data.holdout import (
     FOLDS,
     HoldOut,
+    equal_pairs,
     folds_by_contents,
     folds_by_subject,
     hash_subjects,
@@ -165,3 +166,20 @@ def test_folds_by_subject_are_those_of_held_out_rows(subjects, folds, seed):
         rule = HoldOut(0.0, seed, folds, fold)
         assert (held_out(empty, labels, rule, hash_subjects(subjects)) == (found == fold)).all()
     assert len({(own, place) for own, place in zip(subjects, found.tolist(), strict=True)}) == len(set(subjects))
+
+
+@pytest.mark.parametrize("kinds", [1, 2, 7, 50])
+def test_pairs_of_equal_rows_are_counted(kinds):
+    features = (np.arange(700) % kinds).astype(np.float32)[None]
+    labels = np.zeros(700, np.float32)
+    pairs = np.triu(features[0][:, None] == features[0][None, :], 1).sum() / (700 * 699 / 2)
+    assert equal_pairs(features, labels) == pytest.approx(pairs)
+    assert equal_pairs(features, np.arange(700, dtype=np.float32)) == 0
+
+
+def test_pairs_of_many_rows_are_estimated_and_of_none_there_are_none():
+    draw = np.random.default_rng(3)
+    features = draw.integers(0, 20, (1, 300_000)).astype(np.float32)
+    assert equal_pairs(features, np.zeros(300_000, np.float32)) == pytest.approx(1 / 20, rel=0.02)
+    assert equal_pairs(features[:, :1], np.zeros(1, np.float32)) == 0
+    assert equal_pairs(features[:, :0], np.zeros(0, np.float32)) == 0

@@ -469,3 +469,24 @@ def test_collectors_give_the_same_model_and_are_told_of():
 def test_collectors_that_cannot_be_had_are_refused(given, words):
     with pytest.raises(PlanError, match=words):
         hansa.fit(hansa.split(cells(), by="operator"), label="fault", rounds=1, **given)
+
+
+def test_rows_that_repeat_and_are_held_out_by_their_contents_are_told():
+    frame = pd.DataFrame({"alarm": np.arange(300) % 2, "fault": np.arange(300) // 2 % 2, "operator": list("abc") * 100})
+    given = {"label": "fault", "mode": "federated", "rounds": 2}
+    with pytest.warns(UserWarning, match="many rows are equal") as told:
+        run = hansa.fit(hansa.split(frame, by="operator"), **given, evaluation_fraction=0.3)
+    assert any(str(own.message) in run.warnings for own in told)
+    assert not any("equal" in text for text in hansa.fit(hansa.split(frame, by="operator"), **given).warnings)
+
+
+def test_folds_of_rows_that_repeat_are_told_and_what_tells_them_apart_is_named():
+    draw = np.random.default_rng(4)
+    frame = pd.DataFrame({"alarm": draw.integers(0, 30, 600), "operator": list("abc") * 200, "who": np.arange(600)})
+    frame["fault"] = frame.alarm > 14
+    given = {"label": "fault", "mode": "federated", "rounds": 2, "folds": 3}
+    parties = hansa.split(frame, by="operator")
+    alike = hansa.split(frame.drop(columns="who"), by="operator")
+    with pytest.warns(UserWarning, match="equal rows are in one fold"):
+        hansa.cv(alike, **given)
+    assert not any("equal rows" in text for text in hansa.cv(parties, **given, id="who").warnings)

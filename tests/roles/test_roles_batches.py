@@ -15,7 +15,7 @@ from hansa.errors import PlanError, ProtocolError
 from hansa.node.in_process import train_in_process
 from hansa.plan import Plan
 from hansa.protocol.messages import Contribution, Join, Welcome, decode, encode
-from hansa.roles.batches import enough_rows, label_counts
+from hansa.roles.batches import enough_rows, label_counts, repeated_rows
 from hansa.roles.run import run_id
 from made_tables import plan as made_plan
 from made_tables import spread, table, take
@@ -144,3 +144,18 @@ def test_two_owners_need_both_policies():
         SharedTalk(two, shared_tables(parties=2), policy=Policy(least_party_rows=0, allow_two_parties=True)).run().error
         is None
     )
+
+
+def test_draws_by_contents_of_rows_that_repeat_are_told():
+    few = (np.arange(600) % 4).astype(np.float32)[None]
+    label, ids = (np.arange(600) % 2).astype(np.float32), np.arange(600, dtype=np.uint64)
+    held = replace(made_plan(PARTIES), evaluation_fraction=0.2)
+    drawn = replace(held, parameters=replace(held.parameters, subsample=0.5))
+    (told,) = repeated_rows(held, few, label)
+    assert "25% of all pairs" in told
+    assert "held out together" in told
+    assert repeated_rows(held, few, label, ids) == []
+    assert ["held out" in text for text in repeated_rows(drawn, few, label)] == [True, False]
+    assert ["held out" in text for text in repeated_rows(drawn, few, label, ids)] == [False]
+    assert repeated_rows(made_plan(PARTIES), few, label) == []
+    assert repeated_rows(drawn, np.arange(600, dtype=np.float32)[None], label) == []

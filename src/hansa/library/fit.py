@@ -47,7 +47,7 @@ from hansa.plan import (
     parameters_of,
 )
 from hansa.progress import COMPILING, Bar, bar, metrics_text
-from hansa.roles.batches import hold_out
+from hansa.roles.batches import hold_out, repeated_rows
 from hansa.roles.run import Progress
 from hansa.roles.summed.custom import Functions, GradientFunction, MetricFunction
 from hansa.simulation.comparison import PairedLoss, advice
@@ -473,6 +473,7 @@ def fit(
     if (refusal := refusal_of_members(plan, parts)) is not None:
         plan = replace(plan, min_party_rows=0)
         told.append(refusal)
+    told += repeated_rows(plan, table.features, table.label)
     for text in told:
         warnings.warn(text, UserWarning, stacklevel=2)
     calls = Callbacks(callbacks)

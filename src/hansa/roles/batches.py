@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hansa.consortium.policy import Policy, enough_of
-from hansa.data.holdout import HoldOut, held_out
+from hansa.data.holdout import HoldOut, equal_pairs, held_out
 from hansa.data.source import Rows
-from hansa.plan import Plan
+from hansa.plan import COOPETITIVE, Plan
 from hansa.roles.run import Roster
 
 Admit = Callable[[bytes, Roster], None]
@@ -26,6 +26,40 @@ def hold_out(plan: Plan) -> HoldOut:
     """Which rows a plan holds out; of a plan of folds those of the fold at hand."""
     seed = plan.parameters.seed
     return HoldOut(plan.evaluation_fraction, seed) if plan.fold is None else HoldOut(0.0, seed, plan.folds, plan.fold)
+
+
+MOST_EQUAL_PAIRS = 0.01
+"""Of rows that repeat more often, what a hash of contents draws is no fair sample: it draws as of 100 rows, or fewer."""
+
+
+def repeated_rows(
+    plan: Plan,
+    features: Iterable[npt.NDArray[np.float32]],
+    labels: npt.NDArray[np.float32],
+    subject: npt.NDArray[np.uint64] | None = None,
+) -> list[str]:
+    """A sentence where rows are drawn by their contents, and repeat so often that the draw is no fair sample.
+
+    Args:
+        features, labels, subject: as for `held_out`.
+    """
+    held = hold_out(plan).any and subject is None
+    drawn = plan.parameters.subsample < 1 and plan.mode != COOPETITIVE
+    if not held and not drawn:
+        return []
+    share = equal_pairs(features, labels)
+    if share <= MOST_EQUAL_PAIRS:
+        return []
+    told = f"many rows are equal, label included: two of them are in {share:.0%} of all pairs. Equal rows are"
+    held_text = (
+        f"{told} held out together or not at all, so those that are held out may be many or few, and of other labels than the "
+        "rest; hold none out, or name a column of ids in the plan (schema.id), by which rows are held out then"
+    )
+    drawn_text = (
+        f"{told} drawn together or not at all (subsample), so a tree may miss all rows of a kind; leave subsample at 1, or add a "
+        "feature that tells rows apart"
+    )
+    return [held_text] * held + [drawn_text] * drawn
 
 
 LabelCounts = dict[tuple[int, int], int]

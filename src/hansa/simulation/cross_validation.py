@@ -21,13 +21,14 @@ import narwhals as nw
 import numpy as np
 import numpy.typing as npt
 
-from hansa.data.holdout import folds_by_contents, folds_by_subject
+from hansa.data.holdout import equal_pairs, folds_by_contents, folds_by_subject
 from hansa.errors import DataError, HansaError, PlanError
 from hansa.node.cores import useful_threads
 from hansa.node.fold_scores import RoundScores, fold_scores, number_text, scores_table
 from hansa.node.in_process import share_in_process, train_in_process
 from hansa.node.warm_up import warm_up, warm_up_shares
 from hansa.plan import MOST_FOLDS, Plan
+from hansa.roles.batches import MOST_EQUAL_PAIRS
 from hansa.roles.run import Progress, TreeGrown
 from hansa.roles.summed.custom import check_rows_apart, custom_metric_sums
 from hansa.simulation.run import (
@@ -205,6 +206,11 @@ def cross_validate(
     trained = replace(settings, parameters=replace(parameters, early_stopping_rounds=None), own_metric=None)
     told: list[str] = [*table.warnings]
     prepared = _prepare(table, trained, folds, names, told)
+    if table.subject is None and equal_pairs(table.features, table.label) > MOST_EQUAL_PAIRS:
+        told.append(
+            "many rows are equal, label included, and equal rows are in one fold: folds may be of other labels than the rest; name a "
+            "column of ids (id), by which rows are put into folds then"
+        )
     threads = settings.threads or useful_threads()
     workers = min(folds, threads)
     warm_up_for(prepared[0].plan)
@@ -294,6 +300,7 @@ def folds_of(table: Table, folds: int, seed: int) -> npt.NDArray[np.int64]:
         if inside in (0, table.n_rows):
             raise DataError(
                 f"fold {fold + 1} of {folds}: {inside} of {table.n_rows} rows are in it; choose fewer folds"
+                + ("" if table.subject is not None else " (equal rows are in one fold; a column of ids, id, tells them apart)")
             )
     return places
 

@@ -37,7 +37,7 @@ from hansa.plan import (
     default_verify_counts,
 )
 from hansa.printable import size
-from hansa.roles.batches import check_roster, claim, hold_out
+from hansa.roles.batches import check_roster, claim, hold_out, repeated_rows
 from hansa.roles.run import Progress
 from hansa.roles.summed.custom import NO_FUNCTIONS, Functions, MetricFunction
 from hansa.simulation.comparison import PairedLoss, advice, paired_loss
@@ -361,7 +361,12 @@ def simulate(train: Table, test: Table, settings: SimulationSettings, report: On
         pooled=pooled,
         categories={name: len(levels) for name, levels in train.categories.items()},
         advice=tuple(text for name, member in members.items() if (text := advice(name, member.paired))),
-        warnings=(*warnings_of(train, test), *([refusal] if refusal else []), *too_few_rows(plan, train)),
+        warnings=(
+            *warnings_of(train, test),
+            *([refusal] if refusal else []),
+            *too_few_rows(plan, train),
+            *repeated_rows(plan, train.features, train.label),
+        ),
         model_sha256=hashlib.sha256(model).hexdigest(),
     )
     return Simulation(summary, model, together.history, plan.opened_steps)
