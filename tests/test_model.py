@@ -147,3 +147,21 @@ def test_other_takes_rare_and_unseen_levels_at_prediction(dated, tmp_path):
         assert np.array_equal(scores[0], scores[2])
     with pytest.raises(PlanError, match="goes with the modes that have an aggregator"):
         hansa.fit(hansa.split(rows, by="party"), "fault", rare_levels={"band": 20}, mode="coopetitive")
+
+
+def test_levels_that_a_model_does_not_know_are_told():
+    draw = np.random.default_rng(6)
+    frame = pd.DataFrame({"load": draw.uniform(size=300), "vendor": draw.choice(["x", "y", "z"], 300)})
+    frame["fault"] = ((frame.load > 0.5) ^ (frame.vendor == "x")).astype(int)
+    parties = hansa.split(frame.assign(operator=list("abc") * 100), by="operator")
+    model = hansa.fit(parties, label="fault", mode="federated", rounds=3).model
+    some = frame.assign(vendor=frame.vendor.where(frame.index > 9, "q"))
+    with pytest.warns(UserWarning, match=r"X, column 'vendor': 10 cells hold levels that .* of no category$"):
+        given = model.predict_proba(some)
+    np.testing.assert_array_equal(given, model.predict_proba(some, unseen="missing"))
+    codes = frame.assign(vendor=frame.vendor.astype("category").cat.codes)
+    for X in (codes, codes[["load", "vendor"]].to_numpy()):
+        with pytest.warns(UserWarning, match="300 cells .* None holds one that it knows: expected 'x', 'y', 'z'"):
+            model.predict(X)
+    with pytest.raises(DataError, match="row 1, column 'vendor'"):
+        model.predict(codes, unseen="error")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from hansa.data.coding import CodedTable, read_coded
+from hansa.data.coding import CodedTable, read_coded, unknown_texts
 from hansa.data.frames import columns_of, open_columns
 from hansa.data.schema import UNSEEN, date_rule
 from hansa.errors import DataError, HansaError, PlanError, in_words
@@ -115,7 +116,8 @@ class Model:
         base_margin : array (rows,) or (rows, outputs), optional
             Where each row starts, in place of the base score; what the model was trained with.
         unseen : {"missing", "error"}, optional
-            Whether levels that the model does not know are of no category, or refused; what its plan said by default.
+            Whether levels that the model does not know are of no category, or refused; what its plan said by default, and where they
+            are of no category a UserWarning counts them.
 
         Returns
         -------
@@ -186,7 +188,7 @@ class Model:
             raise DataError(
                 f"X: no column {missing[0]!r}, which the model needs; found {', '.join(map(repr, columns))[:200]}"
             )
-        return read_coded(
+        read = read_coded(
             open_columns({name: columns[name] for name in needed}, "X"),
             names,
             known=self._levels,
@@ -194,6 +196,10 @@ class Model:
             unseen=check_unseen(unseen) or reading.unseen,
             other=reading.other,
         )
+        if unseen is None:  # nobody asked for it
+            for text in unknown_texts(read):
+                warnings.warn(f"X, {text}", UserWarning, stacklevel=3)
+        return read
 
 
 def check_unseen(given: Unseen | None) -> Unseen | None:

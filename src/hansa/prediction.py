@@ -8,12 +8,11 @@ from typing import Literal
 
 import numpy as np
 
-from hansa.data.coding import read_coded, read_texts
+from hansa.data.coding import read_coded, read_texts, unknown_texts
 from hansa.data.files import quoted, writing_table
 from hansa.errors import DataError
 from hansa.files import read_whole, writing
 from hansa.node.cores import cores
-from hansa.simulation.tables import unknown_texts
 from hansa.trees.ensemble import Ensemble, Unseen
 from hansa.trees.xgboost_json import MOST_BYTES, from_model_file
 

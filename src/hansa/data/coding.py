@@ -202,6 +202,15 @@ def read_coded(
     )
 
 
+def unknown_texts(read: CodedTable) -> Iterator[str]:
+    """A sentence for each categorical column with levels that the model does not know."""
+    for name, count in read.unknown.items():
+        told = f"column {name!r}: {count} cells hold levels that the model does not know; they are of no category"
+        if not np.any(read.features[read.names.index(name)] < len(read.levels[name])):
+            told += f". None holds one that it knows: expected {listed(read.levels[name])}"
+        yield told
+
+
 def _stacked(columns: Sequence[Floats]) -> Floats | None:
     """Columns as one array: (n_rows,) of one, (columns, n_rows) of several, None of none."""
     return np.stack(columns) if len(columns) > 1 else next(iter(columns), None)

@@ -300,7 +300,11 @@ def folds_of(table: Table, folds: int, seed: int) -> npt.NDArray[np.int64]:
         if inside in (0, table.n_rows):
             raise DataError(
                 f"fold {fold + 1} of {folds}: {inside} of {table.n_rows} rows are in it; choose fewer folds"
-                + ("" if table.subject is not None else " (equal rows are in one fold; a column of ids, id, tells them apart)")
+                + (
+                    ""
+                    if table.subject is not None
+                    else " (equal rows are in one fold; a column of ids, id, tells them apart)"
+                )
             )
     return places
 

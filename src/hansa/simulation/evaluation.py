@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from hansa.data.coding import CodedTable, read_coded
+from hansa.data.coding import CodedTable, read_coded, unknown_texts
 from hansa.data.files import OpenTable
 from hansa.data.holdout import held_out
 from hansa.data.source import LabelKind, read_rows
@@ -25,7 +25,6 @@ from hansa.roles.batches import hold_out
 from hansa.simulation.comparison import PairedLoss, paired_loss
 from hansa.simulation.scores import score_table, without_value
 from hansa.simulation.summary import History, Metrics, Reasons
-from hansa.simulation.tables import unknown_texts
 from hansa.trees.contributions import Contributions, is_installed
 from hansa.trees.ensemble import Ensemble
 from hansa.trees.losses import HIGHER_IS_BETTER, LOSSES, SOFTPROB, is_binary, is_logistic, is_softmax

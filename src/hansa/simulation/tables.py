@@ -6,7 +6,7 @@ real run the plan lists them.)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hansa.data.coding import CodedTable, Levels, read_coded
+from hansa.data.coding import CodedTable, Levels, read_coded, unknown_texts
 from hansa.data.files import writing_table
 from hansa.data.source import LabelKind, Rows
 from hansa.errors import DataError
@@ -203,12 +203,6 @@ def read_table(
     party = np.full(read.features.shape[1], "all", object) if read.party is None else read.party
     warnings = (*read.warnings, *(f"{path}: {text}" for text in unknown_texts(read)))
     return Table.of(read, party, warnings, dates)
-
-
-def unknown_texts(read: CodedTable) -> Iterator[str]:
-    """A sentence for each categorical column with levels that the model does not know."""
-    for name, count in read.unknown.items():
-        yield f"column {name!r}: {count} cells hold levels that the model does not know; they are of no category"
 
 
 def split_table(table: Table, fraction: float, seed: int, stratified: bool) -> tuple[Table, Table]:
