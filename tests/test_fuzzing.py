@@ -115,6 +115,7 @@ OUR_OWN = {
         "simulation.training.Training.read_like",
         "simulation.training.read_training",
     ),
+    "a record that this member's own process wrote": ("node.record.read_record",),
     "bytes of any kind, up to a limit: whoever asks decodes them": ("files.read_text", "files.read_whole"),
     "calls a decoder of this table and adds nothing": (
         "cli.identity.open_identity",
@@ -169,7 +170,7 @@ NOT_FROM_OTHERS = {
     "console.records": "comparisons that this console wrote",
     "console.runs": "events and records that the service on this machine wrote",
     "demo.consoles": "what a process that this process started says",
-    "mlflow": "a record that this member's own process wrote",
+    "node.record": "a record that this member's own process wrote",
     "plan.rules": "rounds a number, and reads no bytes",
     "transport.credentials": "certificates of the members file, which is read before",
     "transport.tcp": "what this machine's kernel says of a connection",

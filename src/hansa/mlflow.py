@@ -12,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from msgspec import UNSET
 
 from hansa.consortium.model_signature import key_file
@@ -20,7 +19,7 @@ from hansa.errors import DataError, HansaError, PlanError, in_words
 from hansa.files import read_whole
 from hansa.library.fit import Run
 from hansa.model import Model
-from hansa.node.record import Record
+from hansa.node.record import read_record
 from hansa.plan import Plan
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ def log_files(
 
 def _history(path: Path) -> dict[str, list[tuple[int, float | None]]]:
     try:
-        record = msgspec.json.decode(read_whole(path), type=Record)
+        record = read_record(path)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path}: is no record of a run: {in_words(error)}; give the file that `record` names"

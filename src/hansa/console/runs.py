@@ -15,9 +15,8 @@ from msgspec import UNSET
 from hansa.console.actions import Done, Form
 from hansa.console.member import PAGE_ROWS, Asked, Member, NotThere, Paging, first_row
 from hansa.errors import HansaError
-from hansa.files import read_whole
 from hansa.node.fold_scores import FoldScores
-from hansa.node.record import AggregatorRecord, Failure, PartyRecord, Record
+from hansa.node.record import AggregatorRecord, Failure, PartyRecord, Record, read_record
 from hansa.node.trial_scores import SearchScores
 from hansa.service.store import ServiceRun
 from hansa.service.supervisor import EVENTS_FILE
@@ -190,8 +189,8 @@ def curves(trees: tuple[TreeMetrics, ...]) -> tuple[View, ...]:
 def record_of(folder: Path) -> Record | None:
     """The record in a run's folder, where this version can read it."""
     try:
-        return msgspec.json.decode(read_whole(folder / "record.json"), type=Record)
-    except (OSError, ValueError, msgspec.MsgspecError):
+        return read_record(folder / "record.json")
+    except (OSError, ValueError):
         return None  # not there yet, or of another version: the page shows what it has
 
 

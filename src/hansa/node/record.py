@@ -216,6 +216,13 @@ class HubRecord(SharedRecord, frozen=True, kw_only=True, tag_field="role", tag="
 
 Record = AggregatorRecord | PartyRecord | CollectorRecord | SharedRecord | HubRecord
 
+
+def read_record(path: Path) -> Record:
+    """The record in a file that this member's process wrote. Raises OSError, or ValueError where it is none of this version."""
+    record: Record = msgspec.json.decode(read_whole(path), type=Record)
+    return record
+
+
 R = TypeVar("R", bound=_Started)
 T = TypeVar("T")
 

@@ -6,12 +6,9 @@ import shutil
 from collections.abc import Mapping
 from typing import Literal
 
-import msgspec
-
 from hansa.consortium import provenance
 from hansa.consortium.model_signature import check_signing, sign_model
 from hansa.errors import ModelWithheld, PlanError
-from hansa.files import read_whole
 from hansa.node import collecting, shared, summed
 from hansa.node.auditing import RunAudit, auditing
 from hansa.node.config import MemberFile, check_approved
@@ -19,7 +16,7 @@ from hansa.node.events import Event, Listening, Noticed, OnEvent
 from hansa.node.files import check_files
 from hansa.node.folds import cross_validate
 from hansa.node.notices import NoticeWriter
-from hansa.node.record import AggregatorRecord, PartyRecord, Record, file_sha256
+from hansa.node.record import AggregatorRecord, PartyRecord, Record, file_sha256, read_record
 from hansa.node.trials import search
 from hansa.plan import COOPETITIVE, Plan
 from hansa.roles.summed.aggregator import IsBehind
@@ -87,7 +84,7 @@ def _record_of_the_end(member: MemberFile) -> Record | None:
     if member.record is None or not member.record.exists():
         return None
     try:
-        record: Record = msgspec.json.decode(read_whole(member.record), type=Record)
+        record = read_record(member.record)
     except (OSError, ValueError):  # of another release, or torn by a fault of the disk: the run decides
         return None
     same = (record.member, record.plan) == (member.identity.name, member.plan.digest().hex())
