@@ -18,6 +18,7 @@ from hansa.data.columns import Columns, each
 from hansa.data.holdout import keyed_digest
 from hansa.data.parts import parts_of
 from hansa.data.query import Parts
+from hansa.data.source import Rows
 from hansa.data.streamed import open_rows
 from hansa.engines.disk_codes import DiskFolder
 from hansa.engines.ray_workers import RayWorkers
@@ -26,6 +27,7 @@ from hansa.engines.shard import ShardSource
 from hansa.engines.sharded_rows import ShardedRows
 from hansa.node.config import MemberFile
 from hansa.node.functions import read_function_files
+from hansa.roles.batches import told_of_repeats
 from hansa.roles.summed.custom import NO_FUNCTION_FILES
 from hansa.roles.summed.party_rows import HoldRows
 from hansa.roles.summed.rows_in_memory import RowsInMemory
@@ -122,6 +124,8 @@ def own_rows(member: MemberFile, *, describes: bool) -> Iterator[list[OwnRows]]:
             rows = stack.enter_context(
                 open_rows(member.table, member.schema, label_kind=kind, by_column=member.by_column)
             )
+            if isinstance(rows, Rows) and not describes:
+                rows = told_of_repeats(member.plan, rows)
             given: list[OwnRows] = [RowsHere(rows, hold)]
             del rows
             yield given

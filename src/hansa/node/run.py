@@ -71,11 +71,11 @@ def run_once(member: MemberFile, on_event: OnEvent) -> Record:
     record = _record_of_the_end(member)
     if record is None:
         return run(member, on_event)
+    shutil.rmtree(member.state, ignore_errors=True)
     if not member.plan.only_measures and (member.provenance is None or not member.provenance.exists()):
         with auditing(member, "train") as audit:
             transcript = audit.transcript_of(record.run or "")
         _release(member, record, transcript)
-    shutil.rmtree(member.state, ignore_errors=True)
     return record
 
 

@@ -35,7 +35,7 @@ from hansa.node.shared_state import SharedState
 from hansa.node.state import State, fingerprint
 from hansa.node.warm_up import prepare
 from hansa.plan import Plan
-from hansa.roles.batches import Admit, admit_all, repeated_rows
+from hansa.roles.batches import Admit, admit_all, told_of_repeats
 from hansa.roles.run import LocalMemberRole, Progress, agreement, run_hub, run_member
 from hansa.roles.shared.member import SharedMember
 from hansa.roles.shared.relay import Closing, RelayHub
@@ -249,8 +249,9 @@ def _rows_of(member: MemberFile) -> Rows | None:
     """The member's table, where it is a party."""
     if member.table is None:
         return None
-    rows = read_rows(member.table, member.schema, label_kind=member.plan.parameters.label_kind)
-    warn([*rows.warnings, *repeated_rows(member.plan, rows.features, rows.label, rows.subject)])
+    read = read_rows(member.table, member.schema, label_kind=member.plan.parameters.label_kind)
+    rows = told_of_repeats(member.plan, read)
+    warn(rows.warnings)
     return rows
 
 

@@ -16,7 +16,6 @@ from msgspec import UNSET
 from msgspec.structs import replace as replaced
 
 from hansa.data.description import Description
-from hansa.data.source import Rows
 from hansa.errors import HansaError, LinkLost, MemberLost, PlanError, ProtocolError, TransportError
 from hansa.node import logs
 from hansa.node.auditing import RunAudit
@@ -40,7 +39,7 @@ from hansa.node.state import AggregatorState, PartyState, fingerprint_key
 from hansa.node.warm_up import prepare
 from hansa.plan import Plan
 from hansa.protocol import messages
-from hansa.roles.batches import Admit, repeated_rows
+from hansa.roles.batches import Admit
 from hansa.roles.run import HubRole, Progress, Purpose, agreement, run_hub, run_member
 from hansa.roles.summed.aggregator import Aggregator, IsBehind, Outcome
 from hansa.roles.summed.branches import BranchedHub
@@ -503,11 +502,8 @@ def _contribute(
 ) -> PartyRecord:
     """A party's run, with a state one epoch of it; `given` is its rows alone, which are taken out."""
     plan, name = member.plan, member.identity.name
-    n_rows, warnings, columns = given[0].n_rows, given[0].warnings, given[0].columns
-    if isinstance(columns, Rows) and keep is None:
-        warnings = (*warnings, *repeated_rows(plan, columns.features, columns.label, columns.subject))
+    n_rows, warnings = given[0].n_rows, given[0].warnings
     warn(warnings)
-    del columns  # the party alone holds them
     admit = _once(admission(member, given[0].ledger_columns), state)
     if keep is None:
         prepare(plan)

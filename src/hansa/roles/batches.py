@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,12 @@ def repeated_rows(
         "feature that tells rows apart"
     )
     return [held_text] * held + [drawn_text] * drawn
+
+
+def told_of_repeats(plan: Plan, rows: Rows) -> Rows:
+    """The same rows, whose warnings are also those of `repeated_rows`."""
+    told = repeated_rows(plan, rows.features, rows.label, rows.subject)
+    return replace(rows, warnings=(*rows.warnings, *told)) if told else rows
 
 
 LabelCounts = dict[tuple[int, int], int]

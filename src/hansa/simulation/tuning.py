@@ -20,6 +20,7 @@ from hansa.errors import HansaError, PlanError
 from hansa.node.cores import useful_threads
 from hansa.node.in_process import policy_of_holder, share_in_process, train_in_process
 from hansa.plan import parameters_of
+from hansa.roles.batches import repeated_rows
 from hansa.roles.run import Progress, TreeGrown
 from hansa.simulation.cross_validation import cross_validate, plan_of, warm_up_for
 from hansa.simulation.run import SimulationSettings, check_labels, member_names, split_parties
@@ -375,4 +376,5 @@ def _on_held_out(
             share_in_process(plan, rows, threads=settings.threads or useful_threads(), report=note)
     except _Pruned:
         return history, True, []
-    return history, False, [] if refusal is None else [refusal]
+    told = [] if refusal is None else [refusal]
+    return history, False, [*told, *repeated_rows(plan, table.features, table.label)]
