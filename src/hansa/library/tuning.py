@@ -96,8 +96,8 @@ def tune(
     Examples
     --------
     >>> import pandas as pd, hansa
-    >>> rows = pd.DataFrame({"load": [float(i % 50) for i in range(300)], "operator": ["a", "b", "c"] * 100})
-    >>> rows["fault"] = (rows["load"] > 30).astype(int)
+    >>> rows = pd.DataFrame({"load": [float(i * 7 % 300) for i in range(300)], "operator": ["a", "b", "c"] * 100})
+    >>> rows["fault"] = (rows["load"] > 180).astype(int)
     >>> parties = hansa.split(rows, by="operator")
     >>> found = hansa.tune(parties, "fault", space={"eta": (0.1, 0.9, "log"), "max_depth": [1, 2]}, trials=3, rounds=4)
     >>> run = hansa.fit(parties, "fault", **found.best_parameters)
