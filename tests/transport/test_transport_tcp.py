@@ -279,49 +279,6 @@ def test_bytes_that_trickle_in_are_looked_for_no_longer_than_one_frame(monkeypat
     assert 0 < len(polls) < 4
 
 
-@pytest.mark.parametrize(("others_s", "looks"), [(0.00002, 34), (0.002, 2)])
-def test_an_end_looks_no_longer_where_others_have_work_for_the_core(monkeypatch, others_s, looks):
-    lookout, now, polls = Lookout(0.001), [0.0], []
-
-    class Admission:
-        def poll(self, milliseconds: float) -> list:
-            polls.append(milliseconds)
-            now[0] += 0.00001
-            return []
-
-    def others_run() -> None:
-        now[0] += others_s
-
-    monkeypatch.setattr(tcp.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(tcp.os, "sched_yield", others_run)
-    lookout.begin()
-    assert lookout.sees(Admission(), None) == []  # type: ignore[arg-type]
-    assert abs(len(polls) - looks) <= 2
-    polls.clear()
-    assert lookout.sees(Admission(), None) == []  # type: ignore[arg-type]
-    assert not polls, "once for each frame"
-    lookout.begin()
-    lookout.sees(Admission(), None)  # type: ignore[arg-type]
-    assert polls, "the next frame is looked for anew"
-
-
-def test_what_came_while_others_had_the_core_is_seen(monkeypatch):
-    lookout, now, there = Lookout(0.001), [0.0], []
-
-    class Admission:
-        def poll(self, milliseconds: float) -> list:
-            return there
-
-    def others_send() -> None:
-        now[0] += 0.01
-        there.append((7, select.POLLIN))
-
-    monkeypatch.setattr(tcp.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(tcp.os, "sched_yield", others_send)
-    lookout.begin()
-    assert lookout.sees(Admission(), None) == [(7, select.POLLIN)]  # type: ignore[arg-type]
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux sends evenly")
 def test_every_connection_that_an_end_makes_or_takes_sends_no_faster_than_it_may(network, circle, monkeypatch):
     tuned: list[socket.socket] = []

@@ -35,9 +35,6 @@ LOOK_S = 1.0
 FAST = 8.0
 """An answer within so many times the time that an end looks for one is worth to be looked for next time too."""
 
-CORE_WANTED_S = 0.0001
-"""An end that looked, let others run and got its core back only after so long took it from somebody with work to do: it sleeps."""
-
 _LISTEN_BACKLOG = 512
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.05, 1.0
 _ADDRESS_S = 10.0
@@ -157,8 +154,7 @@ class SilenceWatch:
 class Lookout:
     """Whether it is worth while to look for a frame again and again before sleeping: only where the last one came fast.
 
-    Waking up costs more than a short wait; but over a slow line, where bytes trickle in, looking costs a core and gains nothing. Nor
-    does it gain anything where processes with work to do wait for the core: an end that finds that out sleeps at once.
+    Waking up costs more than a short wait; but over a slow line, where bytes trickle in, looking costs a core and gains nothing.
 
     Args:
         spin_s: seconds to look for each frame at most; 0 never does.
@@ -187,12 +183,8 @@ class Lookout:
         if now >= self.until:
             return []
         until = self.until if most_s is None else min(self.until, now + most_s)
-        while not (events := admission.poll(0)) and now < until:
-            before = time.perf_counter()
+        while not (events := admission.poll(0)) and time.perf_counter() < until:
             os.sched_yield()
-            now = time.perf_counter()
-            if now - before > CORE_WANTED_S:
-                until = self.until = 0.0  # one look more: others may have sent it
         return events
 
 
