@@ -83,7 +83,7 @@ from hansa.roles.shared.snapshots import decode as decode_kept
 from hansa.roles.shared.snapshots import encode as encode_kept
 from hansa.roles.summed.aggregator import Outcome
 from hansa.roles.summed.checkpoints import SignedCheckpoint, agree, start_of_chain
-from hansa.roles.summed.journal import Broadcast
+from hansa.roles.summed.journal import Broadcast, broadcast_in
 from hansa.roles.summed.snapshots import Setup, Snapshot
 from hansa.roles.summed.verified_counts import SIGNING_PURPOSE, Evidence, signed_bytes
 from hansa.secure.at_rest import StateSealer
@@ -566,7 +566,9 @@ def states() -> tuple[bytes, bytes]:
 
 
 def _broadcast(kind: type[messages.Message]) -> Broadcast:
-    return Broadcast(plan(), kind, next(messages.encode(own) for own in samples() if type(own) is kind))
+    found = broadcast_in(plan(), next(messages.encode(own) for own in samples() if type(own) is kind))
+    assert found is not None
+    return found
 
 
 def replace_mark(mark: messages.Mark) -> messages.Mark:
@@ -879,6 +881,7 @@ TARGETS = (
         lambda: [messages.encode(own) for own in samples()],
         (
             "protocol.messages.decode",
+            "protocol.messages.decode_as",
             "protocol.messages.kind_of",
             "protocol.messages.to_array",
             "protocol.session.Session.decode",

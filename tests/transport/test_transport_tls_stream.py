@@ -11,13 +11,18 @@ from OpenSSL import SSL, crypto
 from hansa.transport.tls_stream import TlsError, TlsStream
 
 RECORD = 2**14
-WAYS = {"directly": TlsStream._take_directly, "copies": TlsStream._take_copies}
+WAYS = {
+    "directly": (TlsStream._take_directly, TlsStream._give_directly),
+    "copies": (TlsStream._take_copies, TlsStream._give_publicly),
+}
 
 
 @pytest.fixture(params=WAYS)
 def way(request, monkeypatch):
-    """Both ways of reading: pyOpenSSL's own, and the faster one that goes past it."""
-    monkeypatch.setattr(TlsStream, "_take", WAYS[request.param])
+    """Both ways of reading and writing: pyOpenSSL's own, and the faster one that goes past it."""
+    take, give = WAYS[request.param]
+    monkeypatch.setattr(TlsStream, "_take", take)
+    monkeypatch.setattr(TlsStream, "_give", give)
 
 
 @pytest.fixture
@@ -39,8 +44,9 @@ def content_of(size: int) -> bytes:
     return bytes(i % 251 for i in range(size))
 
 
-def test_the_installed_pyopenssl_lets_records_be_decrypted_into_the_buffer():
+def test_the_installed_pyopenssl_lets_records_be_decrypted_into_the_buffer_and_written_from_it():
     assert TlsStream._take is TlsStream._take_directly
+    assert TlsStream._give is TlsStream._give_directly
 
 
 @pytest.mark.usefixtures("way")

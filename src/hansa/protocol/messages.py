@@ -34,7 +34,12 @@ _NOTHING = memoryview(b"")
 
 DTYPES = ("|u1", "<i4", "<u4", "<i8", "<u8", "<f4")
 
-_KINDS: dict[type, np.dtype[Any]] = {np.dtype(name).type: np.dtype(name) for name in DTYPES}
+_KINDS: dict[type, tuple[np.dtype[Any], str, int]] = {
+    (kind := np.dtype(name)).type: (kind, name, kind.itemsize) for name in DTYPES
+}
+
+ANY_LENGTH = (None,)
+"""The shape of an array whose length is not known."""
 
 SETUP = -1
 """Stands for the tree in messages that come before the first tree."""
@@ -824,12 +829,14 @@ AnyMessage = (
 )
 
 _encoder = msgspec.msgpack.Encoder()
-_BY_NAME = {kind.__name__.encode(): kind for kind in MESSAGES}
 _DECODERS: dict[type[Message], msgspec.msgpack.Decoder[Any]] = {
     kind: msgspec.msgpack.Decoder(kind, strict=True) for kind in MESSAGES
 }
 _TAG = b"\xa4type"
 """How the kind's name begins: MessagePack's text of four bytes, the key under which msgspec writes it first."""
+
+_BY_HEAD = {_TAG + bytes([0xA0 + len(kind.__name__)]) + kind.__name__.encode(): kind for kind in MESSAGES}
+"""What stands behind a frame's first byte. Names have 31 bytes at most, so that one byte says how many."""
 
 Number = TypeVar("Number", bound=np.generic)
 
@@ -851,9 +858,7 @@ def kind_of(sender: str, frame: bytes | bytearray | memoryview) -> type[Message]
     Raises:
         ProtocolError: it says none, or not first. Names the sender.
     """
-    head = bytes(memoryview(frame)[:40])
-    length = head[6] & 31 if len(head) > 6 and head[6] >> 5 == 5 else 0
-    kind = _BY_NAME.get(head[7 : 7 + length]) if head[:1] and head[0] >> 4 == 8 and head[1:6] == _TAG else None
+    kind = _BY_HEAD.get(bytes(frame[1 : 7 + (frame[6] & 31)])) if len(frame) > 6 and frame[0] >> 4 == 8 else None
     if kind is None:
         raise _not_a_message(sender, frame, "it does not begin with the name of one")
     return kind
@@ -864,7 +869,11 @@ def decode(sender: str, frame: bytes | bytearray | memoryview) -> AnyMessage:
 
     Tensor data are views into the frame: copy what must outlive it. See `protocol.session.Session.decode` for a role's use.
     """
-    kind = kind_of(sender, frame)
+    return decode_as(kind_of(sender, frame), sender, frame)
+
+
+def decode_as(kind: type[Message], sender: str, frame: bytes | bytearray | memoryview) -> AnyMessage:
+    """`decode` of a frame whose kind is known already."""
     most = ROSTER_BYTES if kind in _OF_ALL_MEMBERS else ENVELOPE_BYTES
     if len(frame) > most and (kind not in WITH_DATA or _beside_data(memoryview(frame), most) > most):
         part = "what is no array in " if kind in WITH_DATA else ""
@@ -955,20 +964,22 @@ def to_array(
     Raises:
         ProtocolError: another dtype or shape, or bytes that do not fit them.
     """
-    expected = _KINDS[dtype]
+    expected, name, size = _KINDS[dtype]
     got, data = tensor.shape, tensor.data
-    fits = tensor.dtype == expected.str and (got == shape or _fits(got, shape))
-    if not fits or len(data) != math.prod(got) * expected.itemsize:
+    fits = tensor.dtype == name and (got == shape or _fits(got, shape))
+    if not fits or len(data) != math.prod(got) * size:
         wanted = tuple("any" if n is None else n for n in shape)
         raise ProtocolError(
             f"member {sender!r} sent {what} as {tensor.dtype[:8]!r} of shape {got[:8]} in {len(tensor.data)} bytes; "
-            f"expected {expected.str!r} of shape {wanted}",
+            f"expected {name!r} of shape {wanted}",
             member=sender,
-            rule=f"expected {expected.str!r} of shape {wanted}",
+            rule=f"expected {name!r} of shape {wanted}",
         )
     array: npt.NDArray[Number] = np.frombuffer(data, expected)
     return array if len(got) == 1 else array.reshape(got)
 
 
 def _fits(got: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
+    if shape == ANY_LENGTH:  # of most arrays
+        return len(got) == 1 and got[0] >= 0
     return len(got) == len(shape) and all(n >= 0 and want in (None, n) for want, n in zip(shape, got, strict=True))

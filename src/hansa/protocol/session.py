@@ -57,7 +57,7 @@ from hansa.protocol.messages import (
     UseLevels,
     VouchRows,
     Welcome,
-    decode,
+    decode_as,
     kind_of,
 )
 
@@ -365,8 +365,9 @@ class Session:
 
     def decode(self, sender: str, frame: bytes | bytearray | memoryview) -> AnyMessage:
         """The message in a frame, of which only the kind is read where that is not legal now. Raises ProtocolError."""
-        self.check(sender, kind_of(sender, frame))
-        return decode(sender, frame)
+        kind = kind_of(sender, frame)
+        self.check(sender, kind)
+        return decode_as(kind, sender, frame)
 
     def check(self, sender: str, kind: type[Message]) -> None:
         """Raise ProtocolError where a message of this kind is not legal now."""

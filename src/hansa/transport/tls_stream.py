@@ -221,6 +221,8 @@ class TlsStream:
 
     def _read(self, size: int, buffer: memoryview, *, several: bool) -> int:
         """Read one record once it is here, and those behind it that are, where `several` are wanted."""
+        if self._timeout != 0 and self._ended is None and not self._tls.pending():
+            self._wait(self._readable)  # asking OpenSSL for what is not there costs more than asking the system
         while self._ended is None:
             try:
                 return self._take(size, buffer, several)
@@ -277,7 +279,7 @@ class TlsStream:
             raise BrokenPipeError("the other end has hung up")
         while True:
             try:
-                self._tls.send(fragment)
+                self._give(fragment)
             except _WANTS as error:
                 if self._timeout == 0:
                     return False
@@ -288,11 +290,28 @@ class TlsStream:
             else:
                 return True
 
+    def _give_directly(self, fragment: bytes | memoryview) -> None:
+        """Encrypt and send, by the function that `send` calls too. Raises SSL.Error where that cannot be done now."""
+        connection, ssl = self._tls, self._tls._ssl
+        with _FFI.from_buffer(fragment) as at:
+            written = _LIBRARY.SSL_write(ssl, at, len(at))
+            if written <= 0:
+                connection._raise_ssl_error(ssl, written)
+
+    def _give_publicly(self, fragment: bytes | memoryview) -> None:
+        """The same by pyOpenSSL's public call."""
+        self._tls.send(fragment)
+
+    _give = _give_directly if _LIBRARY and _FFI else _give_publicly
+
     def _wait_for(self, want: SSL.Error) -> None:
         """Wait until OpenSSL can do what it wants to. Raises BlockingIOError, TimeoutError, and what `meanwhile` does."""
         if self._timeout == 0:
             raise BlockingIOError("nothing can be done yet")
-        admission = self._readable if isinstance(want, SSL.WantReadError) else self._writable
+        self._wait(self._readable if isinstance(want, SSL.WantReadError) else self._writable)
+
+    def _wait(self, admission: select.poll) -> None:
+        """Wait until the socket can be read from, or written to. Raises TimeoutError, and what `meanwhile` does."""
         if admission is self._readable and self.lookout.sees(admission, self._timeout):
             return
         give_up = None if self._timeout is None else time.monotonic() + self._timeout

@@ -303,6 +303,7 @@ class Aggregator:
         self._exchanges = 0
         self._buffers: list[Buffers] = []
         self._growing: list[_Tree] = []
+        self._level_asked_for: tuple[list[Grower], list[Shape]] | None = None
         self._layout: histogram.Layout | None = None
         self._received: set[str] = set()
         self._stopping = False
@@ -395,7 +396,8 @@ class Aggregator:
                 raise ProtocolError(
                     f"member {member!r} sent {type(message).__name__}, which no aggregator takes", member=member
                 )
-        yield from self._ask_collectors()
+        if self._collectors:
+            yield from self._ask_collectors()
 
     # --- collectors -----------------------------------------------------------------------------------------------------------
 
@@ -423,7 +425,7 @@ class Aggregator:
     def _ask_collectors(self) -> Outgoing:
         """Tell collectors which sums are awaited of their parties, where that is news."""
         now = self._tree, self._step, self._session.state
-        if not self._collectors or now == self._asked or self._session.state not in SUMMED_STATES:
+        if now == self._asked or self._session.state not in SUMMED_STATES:
             return
         self._asked = now
         awaited = tuple(self._awaited_sums())
@@ -443,7 +445,7 @@ class Aggregator:
             return
         bounds = self._gradient_bound, self._hessian_bound
         trees = [tree for tree in self._growing if not tree.ended]
-        for tree, shape in zip(trees, self._shapes, strict=True):
+        for tree, shape in zip(trees, self._asked_for[1], strict=True):
             most = most_of_histograms(*bounds, tree.scales)
             if self._with_root:
                 words = (math.prod(shape) + TOTALS,)
@@ -1097,6 +1099,7 @@ class Aggregator:
                 len(self._parties) if plan.dominance else 0,
                 self._leaf_bits,
             )
+        self._level_asked_for = None
         if self._counts is not None:
             scales = [tree.scales for tree in self._growing]
             self._counts.naming.start_trees(self._tree, scales, self._gradient_bound)
@@ -1113,19 +1116,18 @@ class Aggregator:
         self._zero = 0
 
     @property
-    def _growers(self) -> list[Grower]:
-        """Those of the trees whose histograms are asked for, in their order."""
-        return [tree.grower for tree in self._growing if not tree.ended]
-
-    @property
-    def _shapes(self) -> list[Shape]:
-        """Of the histograms that are asked for, by tree."""
-        return [(len(grower.to_build), *grower.node_shape) for grower in self._growers]
+    def _asked_for(self) -> tuple[list[Grower], list[Shape]]:
+        """The trees whose histograms are asked for, in their order, and the shapes of these; worked out once a level."""
+        if self._level_asked_for is None:
+            growers = [tree.grower for tree in self._growing if not tree.ended]
+            shapes = [(len(grower.to_build), *grower.node_shape) for grower in growers]
+            self._level_asked_for = growers, shapes
+        return self._level_asked_for
 
     @property
     def _built(self) -> int:
         """Nodes whose histograms are asked for, of all trees."""
-        return sum(len(grower.to_build) for grower in self._growers)
+        return sum(nodes for nodes, *_ in self._asked_for[1])
 
     def _take_histograms(self, member: str, message: Contribution) -> Outgoing:
         quantity = "root" if self._with_root else "histograms"
@@ -1140,7 +1142,7 @@ class Aggregator:
         party = self.parties.index(member)
         for grower, first, part in parts:
             grower.add(first, part, len(self.parties), party)
-        if all(grower.complete for grower in self._growers):
+        if all(grower.complete for grower in self._asked_for[0]):
             if self._zero % 2**64:
                 raise self._noise(message)
             if self._with_root:
@@ -1150,11 +1152,12 @@ class Aggregator:
 
     def _nodes_of(self, member: str, message: Contribution, values: Int64) -> list[tuple[Grower, int, Int64]]:
         """The histograms of whole nodes that a fragment holds: by tree, the first node of it and int64 (m, planes, cells)."""
-        first, shapes = self._next_node[member], self._shapes
+        growers, shapes = self._asked_for
+        first = self._next_node[member]
         nodes = whole_nodes(shapes, first, len(values))
         if message.first != first or not nodes:
             raise self._broken(member, message, nodes_expected(shapes, first, message.first, len(values)))
-        parts, begin, growers = [], 0, self._growers
+        parts, begin = [], 0
         for place, at, count in nodes:
             _, planes, cells = shapes[place]
             end = begin + count * planes * cells
@@ -1193,8 +1196,10 @@ class Aggregator:
             self._start_level()
             yield from self._split(decided, level_number)
             # The parties are at work again.
-            for grower in self._growers:
-                grower.go_on()
+            for tree in trees:
+                if not tree.ended:
+                    tree.grower.go_on()
+            self._level_asked_for = None
             return
         if quantiles := self._plan.parameters.quantiles:
             self._session.go(message, "refitting")

@@ -44,38 +44,44 @@ BROADCASTS: tuple[type[Message], ...] = (
 """What a run's state follows from: requests that all parties receive alike, in every epoch."""
 
 
-def is_checkpoint(plan: Plan, kind: type[Message], frame: bytes) -> bool:
-    """Whether a checkpoint ends with this broadcast: the cuts, the last splits of trees that grew side by side, or a tree's leaves
-    where they are told apart.
+def is_checkpoint(plan: Plan, kind: type[Message], ends_trees: bool) -> bool:
+    """Whether a checkpoint ends with a broadcast of this kind: the cuts, the last splits of trees that grew side by side, or a tree's
+    leaves where they are told apart.
+
+    Args:
+        ends_trees: of splits, whether they are the last of all these trees.
     """
     if plan.parameters.quantiles:
         return kind in (UseCuts, SetLeaves)
-    if kind is SplitNodes:
-        message = decode(plan.hub, frame)
-        assert isinstance(message, SplitNodes)  # its kind
-        return not any(len(own.build_left.data) for own in message.trees)
-    return kind is UseCuts
+    return kind is UseCuts or (kind is SplitNodes and ends_trees)
 
 
 class Broadcast:
     """A frame of the aggregator, as journals look at it.
 
     Args:
-        plan: of the run. kind, frame: a broadcast, not that of a `ShowRows`.
+        kind, frame: a broadcast, not that of a `ShowRows`. checkpoint: see `is_checkpoint`.
     """
 
     __slots__ = ("checkpoint", "frame", "kind")
 
-    def __init__(self, plan: Plan, kind: type[Message], frame: bytes) -> None:
+    def __init__(self, kind: type[Message], frame: bytes, checkpoint: bool) -> None:
         self.kind = kind.__name__
         self.frame = frame
-        self.checkpoint = is_checkpoint(plan, kind, frame)
+        self.checkpoint = checkpoint
 
 
 def broadcast_in(plan: Plan, frame: bytes | memoryview) -> Broadcast | None:
     """The broadcast that a frame is, or None where it is none that a state follows from."""
     kind = kind_of(plan.hub, frame)
-    return Broadcast(plan, kind, bytes(frame)) if kind in BROADCASTS else None
+    if kind not in BROADCASTS:
+        return None
+    ends_trees = False
+    if kind is SplitNodes:
+        message = decode(plan.hub, frame)
+        assert isinstance(message, SplitNodes)  # its kind
+        ends_trees = not any(len(own.build_left.data) for own in message.trees)
+    return Broadcast(kind, bytes(frame), is_checkpoint(plan, kind, ends_trees))
 
 
 class Journal(Protocol):

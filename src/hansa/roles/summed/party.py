@@ -207,6 +207,7 @@ class Party:
 
     Attributes:
         done: whether the run is over. run: the run's id, once known.
+        trees_ended: whether the splits that were told last ended all trees that they were for.
         description: of the pooled table, once told, with this party's own shifts; None where the run trains.
         masked_bytes: bytes of sums that left masked so far.
         model: the XGBoost JSON, once received; None for a member that the plan does not name a receiver.
@@ -240,7 +241,7 @@ class Party:
             raise IdentityError(f"party {name!r}: mode {plan.mode!r} needs this member's identity and the members file")
         self._rows = hold(plan, name, rows, pool, functions, self._describes)
         self._foreseen = functions.objective is None and LOSSES[plan.parameters.objective].foreseen
-        self.done = False
+        self.done = self.trees_ended = False
         self._policy = policy
         self._admit = admit
         self._signer = signer
@@ -971,7 +972,7 @@ class Party:
             tree.active, tree.ended = level.active_below(tree.active), level.last
             if self._counts is not None:
                 self._counts.count(tree.number, children)
-        ended = all(tree.ended for tree in growing)
+        self.trees_ended = ended = all(tree.ended for tree in growing)
         if message.then is not None and not ended:
             raise self._broken("scales of the next tree in the middle of this one")
         moved = list(zip(growing, levels, strict=True))

@@ -44,7 +44,7 @@ from hansa.roles.summed.checkpoints import (
     signers_of,
     start_of_chain,
 )
-from hansa.roles.summed.journal import PartyJournal, broadcast_in
+from hansa.roles.summed.journal import BROADCASTS, Broadcast, PartyJournal, is_checkpoint
 from hansa.roles.summed.party import Party
 from hansa.roles.summed.sum_masking import SumMasking
 from hansa.roles.summed.verified_counts import Evidence
@@ -294,26 +294,30 @@ class SurvivingParty:
             message = messages.decode(aggregator, frame)
             assert isinstance(message, ShowRows)  # its kind
             inner, shown = bytes(message.frame), (self._at.number, bytes(message.words))
-        broadcast = broadcast_in(self._plan, inner) if len(inner) else None
+            kind = messages.kind_of(aggregator, inner) if inner else ShowRows
         mark = self._at
-        known = False
-        if broadcast is not None:
-            mark = link(mark, broadcast.kind, broadcast.frame)
+        is_new = kind in BROADCASTS
+        if is_new:
+            mark = link(mark, kind.__name__, inner)
             # Behind what was answered before this process, nothing can be there.
             kept = self._claim is not None and mark.number <= self._claim.now.number
             before = self._journal.broadcast(mark.number) if kept else None
-            known = before is not None
-            if before is not None and before != (broadcast.kind, broadcast.frame):
-                self._journal.refuse(mark.number, broadcast.frame)
+            is_new = before is None
+            if before is not None and before != (kind.__name__, bytes(inner)):
+                self._journal.refuse(mark.number, bytes(inner))
                 raise rewound(aggregator, mark.number, "this party")
             if self._promises is not None:
                 self._promises.check(mark, aggregator)
         answers = self._party.handle(frame)
         first = next(answers, None)
-        if self._party.done or (len(inner) and messages.kind_of(aggregator, inner) is Finish):
+        if self._party.done or kind is Finish:
             self._journal.finish(self._party.model)
-        elif shown is not None or (broadcast is not None and not known):
-            self._journal.answer(mark, None if known else broadcast, shown)
+        elif is_new:
+            # The party has read the broadcast by now, and need not be asked to do so again.
+            checkpoint = is_checkpoint(self._plan, kind, self._party.trees_ended)
+            self._journal.answer(mark, Broadcast(kind, bytes(inner), checkpoint), shown)
+        elif shown is not None:
+            self._journal.answer(mark, None, shown)
         self._at = mark
         if first is not None:
             yield first
