@@ -18,12 +18,19 @@ from hansa.console.app import Console
 from hansa.console.book import Book, Role
 from hansa.console.live import Streams
 from hansa.console.member import Member
+from hansa.consortium.audit_entries import Counted, MessagesCounted, RunBegun, RunOver
+from hansa.consortium.audit_log import AuditLog, now
+from hansa.consortium.identity import load_identity
+from hansa.consortium.versions import read_pinned
 from hansa.service.config import ServiceFile, read_service_file
 from hansa.service.store import ServiceRun, Store
+from made_consortium import HUB, PARTIES
 from made_services import write_service
 
 PASSWORD = "correct horse battery"
 ADDRESS = "http://127.0.0.1:7490"
+RUN = "ab" * 32
+"""Of `write_log`."""
 
 
 class Clock:
@@ -107,6 +114,32 @@ def put_model(store: Store, service: ServiceFile, approved: Path, model: Path, r
         for tree in range(1, run.trees + 1)
     )
     (own / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_log(folder: Path, name: str, path: Path, rows: int = 60) -> Path:
+    """A log with one run in it, as a member of it keeps it."""
+    identity, members = load_identity(folder / f"{name}.identity"), read_pinned(folder / "members.toml")
+    log = AuditLog(path, identity)
+    log.append(
+        RunBegun(
+            at=now(),
+            run=RUN,
+            epoch=0,
+            plan="cd" * 32,
+            mode="federated",
+            purpose="train",
+            hub=HUB,
+            hansa="0",
+            members={own: card.identity.hex() for own, card in members.items()},
+            roster=(("aurora", rows, 0), ("borealis", 80, 0)),
+            proposal="ef" * 32,
+            approved_by=(HUB, *PARTIES),
+        ),
+        MessagesCounted(at=now(), run=RUN, epoch=0, counts=(Counted("aurora", HUB, "Sum", 3, 900),)),
+        RunOver(at=now(), run=RUN, epoch=0, state="finished", transcript={}),
+    )
+    log.close()
+    return path
 
 
 def csrf(client: TestClient, page: str = "/") -> str:

@@ -81,7 +81,7 @@ class Console:
         self.streams = streams or Streams()
         self._static = dict(_static())
         self._templates = _environment(self._static)
-        routes = [
+        routes: list[Route] = [
             Route("/static/{version}/{name}", self._serve_static),
             Route("/sign-in", self._sign_in, methods=["GET", "POST"]),
             *OwnAccount(self).routes(),
@@ -96,6 +96,7 @@ class Console:
             routes.append(Route(page.path, self._page(page)))
         routes += [Route(each.path, self._download(each)) for each in DOWNLOADS]
         routes += [Route(act.path, self._act(act), methods=["POST"]) for act in ACTS]
+        self.routes = tuple(routes)
         inner = Starlette(
             routes=routes,
             exception_handlers={

@@ -131,9 +131,13 @@ def check(member: Member, asked: Asked) -> TableFits:
     schema = (
         plan.schema if own.id in (None, plan.schema.id) else replace(plan.schema, ignore=(*plan.schema.ignore, own.id))
     )
-    found: TableCheck = check_own_table(plan, _file_of(member, own), schema)
+    path = _file_of(member, own)
+    found: TableCheck = check_own_table(plan, path, schema)
     fitting = Fitting(proposal=proposal.digest.hex(), name=plan.name)
-    return TableFits(plan=fitting, report=found.report(), text=found.text())
+    report = msgspec.structs.replace(
+        found.report(), file=str(own.table)
+    )  # as its owner wrote it, not where it lies on this machine
+    return TableFits(plan=fitting, report=report, text=found.text().replace(str(path), str(own.table)))
 
 
 # What they are made of
