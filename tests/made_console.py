@@ -150,6 +150,18 @@ def csrf(client: TestClient, page: str = "/") -> str:
 
 
 def send(client: TestClient, path: str, file: bytes | None = None, **fields: Any) -> Any:
-    """Send a form with its token; the answer."""
+    """Send a form with its token, and with what its page shows now where it has that; the answer."""
     files = None if file is None else {"file": ("file", file)}
-    return client.post(path, data={"csrf": csrf(client), **fields}, files=files)
+    return client.post(path, data={"csrf": csrf(client), "shown": shown(client, path), **fields}, files=files)
+
+
+def shown(client: TestClient, path: str) -> str:
+    """What the form of an action sends back of its page, as the page is now; empty where it has no such field, or nothing is there."""
+    parts = path.split("/")
+    if parts[1] == "drafts":
+        return str(client.get(f"/api/drafts/{parts[2]}").json().get("shown", ""))
+    lists = {"consortium": "consortia", "settings": "policies"}
+    if parts[1] not in lists:
+        return ""
+    (found,) = client.get(f"/api/{parts[1]}").json()[lists[parts[1]]]
+    return str(found["shown"])

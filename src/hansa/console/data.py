@@ -11,11 +11,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from hansa.console.member import Asked, Member, NotThere
+from hansa.console.member import Asked, Member, NotThere, without_cells
 from hansa.console.models import MOST_TABLE_BYTES, Stamp
 from hansa.console.plans import kept_proposal, plans
 from hansa.data.coding import read_coded
 from hansa.data.inspection import ColumnKind, TableKind, inspect_table
+from hansa.data.source import CheckReport
 from hansa.errors import DataError
 from hansa.node.check import TableCheck, TableReport, check_own_table
 from hansa.service.config import SourcesDocument
@@ -134,10 +135,8 @@ def check(member: Member, asked: Asked) -> TableFits:
     path = _file_of(member, own)
     found: TableCheck = check_own_table(plan, path, schema)
     fitting = Fitting(proposal=proposal.digest.hex(), name=plan.name)
-    report = msgspec.structs.replace(
-        found.report(), file=str(own.table)
-    )  # as its owner wrote it, not where it lies on this machine
-    return TableFits(plan=fitting, report=report, text=found.text().replace(str(path), str(own.table)))
+    found = replace(found, table=_shown_report(found.table, str(own.table)))
+    return TableFits(plan=fitting, report=found.report(), text=found.text())
 
 
 # What they are made of
@@ -156,6 +155,15 @@ def _shown(member: Member, place: int, source: SourcesDocument) -> ShownSource:
     else:
         kind, name = "none", ""
     return ShownSource(place=place, plans=source.plans, kind=kind, name=name, bytes=size, changed=changed)
+
+
+def _shown_report(report: CheckReport, name: str) -> CheckReport:
+    """A report without the cells that it quotes, and with the table's name as its owner wrote it, not its place on this machine."""
+    quoted = "a value that `hansa check` says on this member's machine"
+    violations = (
+        replace(each, file=name, found=each.found if each.row is None else quoted) for each in report.violations
+    )
+    return replace(report, file=name, violations=tuple(violations))
 
 
 def _file_of(member: Member, source: SourcesDocument) -> Path:
@@ -181,7 +189,7 @@ def _facts(column: ColumnKind) -> ColumnFacts:
         minimum=least,
         mean=mean,
         maximum=most,
-        why=column.why,
+        why=without_cells(column.why),
     )
 
 
