@@ -5,7 +5,8 @@
 
 `pages` draws every page in Chromium, three times: milliseconds from the request to the first paint (the least of three), and bytes
 with style and scripts. With --pictures it writes each page as a picture, light and dark, 1280 and 390 wide.
-`training` has a hub and two parties as services train in turns without and with a console for each, whose Home is open in Chromium.
+`training` has a hub and two parties as services train in turns without and with a console for each, whose Home is open in Chromium:
+seconds of the training, and processor seconds of all that the three members do.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow
 from rich.table import Table
@@ -35,27 +38,92 @@ import hansa
 from benchmarks.machine import console as terminal
 from benchmarks.machine import described
 from hansa.console.accounts import account_of
-from hansa.console.book import Book
+from hansa.console.book import Book, Passkey
 from hansa.consortium.approvals import approve, propose, read_proposal, write_proposal
 from hansa.consortium.audit_entries import Counted, MessagesCounted, ModelReleased, RunBegun, RunOver
 from hansa.consortium.audit_log import AuditLog, now
 from hansa.consortium.identity import create_identity, load_identity, save_identity
 from hansa.consortium.members import members_of
-from hansa.consortium.versions import found, signed, write_consortium
+from hansa.consortium.versions import added, found, signed, write_consortium
+from hansa.node.fold_scores import fold_scores
+from hansa.node.record import AggregatorRecord
+from hansa.node.trial_scores import SearchScores, TrialScore
 from hansa.plan import parse_plan
 from hansa.service.config import ServiceFile, read_service_file
 from hansa.service.inbox import submit
 from hansa.service.store import ServiceRun, Store
 from hansa.toml import write_toml
+from hansa.version import __version__
 
 HUB, PARTIES = "hub", ("aurora", "borealis")
 MEMBERS = (HUB, *PARTIES)
 FEATURES = ("prb_utilisation", "rsrp", "active_alarms", "rrc_connections")
 PASSWORD = "of this measurement alone"
+SHOWN = "anna"
+"""Who is signed in on pictures: an officer with a passkey."""
+
 PAINTED = "performance.getEntriesByName('first-contentful-paint').map(each => each.startTime)"
 """Milliseconds from the request to the first paint, once there was one; waiting for it in the page would need eval."""
 
 CHROMIUM = shutil.which("chromium") or ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a page.
+
+    Attributes:
+        route: of the page. member: whose console shows it. at: what is scrolled to, by a selector; empty for the top. opened: whether
+            parts that open by a press are open. signed_in: whether somebody is.
+    """
+
+    route: str
+    member: str = "aurora"
+    at: str = ""
+    opened: bool = False
+    signed_in: bool = True
+
+
+PICTURES = {
+    "sign-in": Picture("/sign-in", signed_in=False),
+    "home": Picture("/"),
+    "consortium": Picture("/consortium"),
+    "consortium-forms": Picture("/consortium", at="h3:has-text('Invitations')", opened=True),
+    "consortium-keys": Picture("/consortium", at="summary:has-text('Revoke a key')", opened=True),
+    "consortium-change": Picture("/consortium", "borealis", at="h3:has-text('A change is under way')"),
+    "plans": Picture("/plans"),
+    "plan": Picture("/plans/{proposal}"),
+    "plan-what-to-do": Picture("/plans/{proposal}", at="h2:has-text('policy, rule by rule')"),
+    "new-plan": Picture("/new-plan"),
+    "draft": Picture("/drafts/{draft}"),
+    "runs": Picture("/runs"),
+    "run": Picture("/runs/{run}"),
+    "run-folds": Picture("/runs/{run}", HUB, at=".views"),
+    "run-trials": Picture("/runs/{run}", HUB, at=".views"),
+    "models": Picture("/models"),
+    "model": Picture("/models/{run}"),
+    "model-on-rows": Picture("/models/{run}/rows"),
+    "model-alone": Picture("/models/{run}/alone"),
+    "two-models": Picture("/models/{run}/against/{against}"),
+    "data": Picture("/data"),
+    "source": Picture("/data/{place}"),
+    "table-and-plan": Picture("/data/check/{proposal}"),
+    "records": Picture("/records"),
+    "record": Picture("/records/{run}"),
+    "report": Picture("/records/{run}/report"),
+    "actions": Picture("/actions"),
+    "settings": Picture("/settings"),
+    "account": Picture("/account"),
+}
+"""Every page of the console, by the name of its picture; `tests/console/test_console_pictures.py` holds it complete."""
+
+NOT_PICTURED = {
+    "/enter": "signs in and goes on to Home",
+    "/static/{version}/{name}": "style, scripts and the icon of the pages",
+    "/api/openapi.json": "for programs",
+    "/records/{run}/report-file": "the page of the report, saved as a file",
+}
+"""Routes that are no page of their own, and why; beside them are the JSON, the events and the files that pages offer."""
 
 PLAN = """
 name = "{name}"
@@ -146,9 +214,9 @@ def consoles(files: list[Path]) -> Iterator[tuple[list[str], list[int]]]:
             process.wait()
 
 
-def sign_in(page: Any, address: str) -> None:
+def sign_in(page: Any, address: str, who: str = "officer") -> None:
     page.goto(f"{address}/sign-in")
-    page.get_by_label("Name").fill("officer")
+    page.get_by_label("Name").fill(who)
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Sign in", exact=True).click()
     page.get_by_role("heading", name="Home").wait_for()
@@ -179,8 +247,8 @@ def shown_run(number: int, runs: int) -> ServiceRun:
     )
 
 
-def fill(folder: Path, runs: int) -> list[tuple[str, str]]:
-    """Put things into aurora's folder that its pages show; the pages, by names for their pictures."""
+def fill(folder: Path, runs: int) -> dict[str, dict[str, str]]:
+    """Put things into the members' folders that pages show; what stands in the paths of pictures, by their names."""
     file = folder / "aurora-service.toml"
     service = read_service_file(file)
     store = Store(service.name, service.state, service.database)
@@ -210,24 +278,88 @@ def fill(folder: Path, runs: int) -> list[tuple[str, str]]:
         )  # fmt: skip
     log.close()
     put_models(folder, service, store)
-    return [
-        ("home", "/"),
-        ("consortium", "/consortium"),
-        ("plans", "/plans"),
-        ("new-plan", "/new-plan"),
-        ("runs", "/runs"),
-        ("run", f"/runs/{last.run}"),
-        ("models", "/models"),
-        ("model", "/models/model-60"),
-        ("model-on-rows", "/models/model-60/rows"),
-        ("two-models", "/models/model-60/against/model-5"),
-        ("data", "/data"),
-        ("source", "/data/1"),
-        ("records", "/records"),
-        ("record", f"/records/{before.run}"),
-        ("actions", "/actions"),
-        ("settings", "/settings"),
-    ]
+    put_scores(folder)
+    put_keys_and_change(folder)
+    for member in MEMBERS:
+        Book(read_service_file(folder / f"{member}-service.toml", open_keys=False).state).put_account(
+            account_of(SHOWN, "officer", PASSWORD)
+        )
+    key = Passkey(id="laptop", account=SHOWN, name="laptop", key=b"", counter=1, made=now(), used="")
+    Book(service.state).put_passkey(key)
+    model = {"run": "model-60"}
+    return {
+        "run": {"run": last.run},
+        "run-folds": {"run": "folds"},
+        "run-trials": {"run": "trials"},
+        "model": model,
+        "model-on-rows": model,
+        "model-alone": model,
+        "two-models": {**model, "against": "model-5"},
+        "source": {"place": "1"},
+        "record": {"run": before.run},
+        "report": {"run": before.run},
+    }
+
+
+def put_scores(folder: Path) -> None:
+    """Two finished runs of the hub's: what a plan of folds and what a search found."""
+    service = read_service_file(folder / f"{HUB}-service.toml")
+    store = Store(service.name, service.state, service.database)
+    told = {name: members_of_record(name) for name in ("folds", "trials")}
+    drawn = np.random.Generator(np.random.PCG64(0))
+    losses = [[0.69 * 0.97**k + 0.002 * k * drawn.random() for k in range(60)] for _ in range(5)]
+    areas = [[1 - 0.5 * 0.96**k - 0.02 * drawn.random() for k in range(60)] for _ in range(5)]
+    folds = fold_scores([{"auc": a, "logloss": b} for a, b in zip(areas, losses, strict=True)], False, None)
+    trials = tuple(
+        TrialScore(
+            trial=k,
+            parameters={"eta": round(float(drawn.uniform(0.02, 0.3)), 4), "max_depth": int(drawn.integers(3, 9))},
+            state="complete" if k % 3 else "pruned",
+            value=(0.3 if k % 3 else 0.5) + 0.2 * float(drawn.random()),
+            best_round=int(drawn.integers(20, 100)),
+        )
+        for k in range(1, 13)
+    )
+    best = min((each for each in trials if each.state == "complete"), key=lambda each: each.value or 1.0)
+    search = SearchScores(
+        metric="logloss",
+        direction="minimize",
+        trials=trials,
+        best=best.trial,
+        best_parameters={**best.parameters, "rounds": best.best_round or 0},
+    )
+    for name, scores in (("folds", {"cross_validation": folds}), ("trials", {"search": search})):
+        own = service.runs / name
+        own.mkdir(parents=True)
+        (own / "record.json").write_bytes(msgspec.json.encode(AggregatorRecord(**told[name], **scores)))
+        store.put(
+            ServiceRun(run=name, plan=f"cells-{name}", mode="federated", state="finished", folder=name, trees=60, rounds=60,
+                       text="the run is over", id=hashlib.sha256(name.encode()).hexdigest())
+        )  # fmt: skip
+
+
+def members_of_record(name: str) -> dict[str, Any]:
+    """What the hub's record of a finished run says beside its scores."""
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    return {
+        "hansa": __version__, "member": HUB, "plan": digest, "plan_file": digest, "mode": "federated", "identity": digest[:43],
+        "members": digest, "state": "finished", "stage": None, "run": digest, "trees": 60, "started": "2026-12-01T10:00:00Z",
+        "ended": "2026-12-01T10:02:40Z", "error": None,
+    }  # fmt: skip
+
+
+def put_keys_and_change(folder: Path) -> None:
+    """Other keys that aurora could take; and at borealis a change that the hub signed: a member joins."""
+    save_identity(create_identity("aurora"), folder / "aurora-2027.identity")
+    service = read_service_file(folder / "borealis-service.toml")
+    consortium = service.consortia[0]
+    assert consortium.signed is not None
+    change = service.change_of(consortium)
+    change.parent.mkdir(parents=True, exist_ok=True)
+    made = added(
+        consortium.signed, [create_identity("cirrus").card()], ["ab" * 32], load_identity(folder / f"{HUB}.identity")
+    )
+    write_consortium(change, made)
 
 
 def put_models(folder: Path, service: ServiceFile, store: Store) -> None:
@@ -265,14 +397,16 @@ def measure_pages(runs: int, pictures: Path | None) -> None:
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
         make(folder, 1500)
-        for member in MEMBERS:
-            write_service(folder, member, 7465)
-        pages = fill(folder, runs)
+        files = [write_service(folder, member, 7465) for member in MEMBERS]
+        values = fill(folder, runs)
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         table = Table(title=f"Pages of the console, {runs} runs; {described()}")
         for head in ("page", "to first paint, ms", "bytes"):
             table.add_column(head)
-        with consoles([folder / "aurora-service.toml"]) as ((address,), _):
+        with consoles(files) as (started, _):
+            named = (each.replace("127.0.0.1", "localhost") for each in started)  # passkeys are for names alone
+            addresses = dict(zip(MEMBERS, named, strict=True))
+            address = addresses["aurora"]
             page = chromium.new_page()
             sign_in(page, address)
             for proposed, mode in (("sleeping-cells", "federated"), ("drop-rate", "secure-aggregation")):
@@ -282,18 +416,28 @@ def measure_pages(runs: int, pictures: Path | None) -> None:
                 )
                 page.get_by_role("button", name="Bring it").click()
                 page.get_by_role("heading", name="Members").wait_for()
-            pages.insert(3, ("plan", urllib.parse.urlparse(page.url).path))
+            proposal = {"proposal": urllib.parse.urlparse(page.url).path.rpartition("/")[2]}
+            values |= dict.fromkeys(("plan", "plan-what-to-do", "table-and-plan"), proposal)
             page.goto(f"{address}/new-plan")
             page.get_by_label("Name of the plan").fill("handover")
             page.get_by_label("Column to predict").fill("sleeping_cell")
             page.get_by_label("Aggregator, or hub").select_option(HUB)
             page.get_by_role("button", name="Write the draft").click()
             page.get_by_role("heading", name="Draft handover").wait_for()
-            pages.insert(5, ("draft", "/drafts/handover"))
-            for what, path in pages:
+            values["draft"] = {"draft": "handover"}
+            page.goto(f"{address}{PICTURES['report'].route.format(**values['report'])}".removesuffix("/report"))
+            page.get_by_role("button", name="Make a signed report").click()
+            page.get_by_role("link", name="Open it").wait_for()
+            pages = {
+                what: addresses[each.member] + each.route.format(**values.get(what, {}))
+                for what, each in PICTURES.items()
+            }
+            for what, own in pages.items():
+                if PICTURES[what].member != "aurora" or PICTURES[what].at or not PICTURES[what].signed_in:
+                    continue
                 paints, size = [], 0
                 for _ in range(3):
-                    page.goto(address + path, wait_until="domcontentloaded")
+                    page.goto(own, wait_until="domcontentloaded")
                     while not (painted := page.evaluate(PAINTED)):
                         time.sleep(0.01)
                     paints.append(painted[0])
@@ -306,23 +450,35 @@ def measure_pages(runs: int, pictures: Path | None) -> None:
                 pictures.mkdir(parents=True, exist_ok=True)
                 for scheme in ("light", "dark"):
                     for width in (1280, 390):
-                        take(chromium, address, pages, pictures, scheme, width)
+                        take(chromium, addresses, pages, pictures, scheme, width)
         chromium.close()
         terminal().print(table)
 
 
-def take(chromium: Any, address: str, pages: list[tuple[str, str]], pictures: Path, scheme: str, width: int) -> None:
+def take(
+    chromium: Any, addresses: dict[str, str], pages: dict[str, str], pictures: Path, scheme: str, width: int
+) -> None:
     """A picture of each page, of few colours, so that the documents stay small."""
     from PIL import Image
 
     context = chromium.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
+    outside = chromium.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}).new_page()
     page = context.new_page()
-    sign_in(page, address)
-    for what, path in pages:
-        page.goto(address + path, wait_until="domcontentloaded")
+    for address in addresses.values():
+        sign_in(page, address, SHOWN)
+    for what, address in pages.items():
+        how, own = PICTURES[what], page if PICTURES[what].signed_in else outside
+        own.goto(address, wait_until="domcontentloaded")
+        if how.opened:
+            own.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+        if how.at:
+            own.locator(how.at).first.evaluate("each => each.scrollIntoView()")
         place = pictures / f"{what}-{scheme}-{width}.png"
-        page.screenshot(path=place)
-        Image.open(place).convert("RGB").quantize(24, dither=Image.Dither.NONE).save(place, optimize=True)
+        own.screenshot(path=place)
+        Image.open(place).convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+            place, optimize=True
+        )
+    outside.context.close()
     context.close()
 
 
@@ -351,7 +507,7 @@ def measure_training(repeats: int, rounds: int, rows: int) -> None:
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as opened:
         folder = Path(name)
         make(folder, rows)
-        port, files = 0, {}
+        port, files, services = 0, {}, []
         for member in MEMBERS:
             files[member] = write_service(folder, member, port)
             command = "aggregator" if member == HUB else "party"
@@ -361,6 +517,7 @@ def measure_training(repeats: int, rounds: int, rows: int) -> None:
                 stderr=subprocess.DEVNULL,
                 text=True,
             )
+            services.append(process.pid)
             opened.callback(process.wait)
             opened.callback(process.terminate)
             assert process.stdout is not None
@@ -370,35 +527,62 @@ def measure_training(repeats: int, rounds: int, rows: int) -> None:
                 write_service(folder, HUB, port)
         train(folder, "warm-up", rounds, files)
         playwright = opened.enter_context(sync_playwright())
-        without, beside, spent = [], [], []
-        for repeat in range(repeats):
-            without.append(train(folder, f"without-{repeat}", rounds, files))
+        turns: dict[str, list[tuple[float, float]]] = {"without a console": [], "three consoles open": []}
+        spent = []
+
+        def turn(kind: str) -> None:
+            used = processor_seconds(services, ended=True)
+            seconds = train(folder, f"{kind.partition(' ')[0]}-{len(turns[kind])}", rounds, files)
+            turns[kind].append((seconds, ended_seconds(services, used)))
+
+        for _ in range(repeats):
+            turn("without a console")
             with consoles(list(files.values())) as (addresses, pids):
                 chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
                 for address in addresses:
                     page = chromium.new_context().new_page()
                     sign_in(page, address)
                 begun, used = time.monotonic(), processor_seconds(pids)
-                beside.append(train(folder, f"with-{repeat}", rounds, files))
+                turn("three consoles open")
                 spent.append((processor_seconds(pids) - used) / (time.monotonic() - begun))
                 chromium.close()
-        ratios = [own / other for own, other in zip(beside, without, strict=True)]
         table = Table(title=f"{rounds} rounds, {rows} rows a party; {described()}")
-        for head in ("training", "seconds (median)", "least", "most"):
+        for head in ("training", "seconds (median)", "least", "most", "processor seconds (median)", "least", "most"):
             table.add_column(head)
-        for what, own in (("without a console", without), ("three consoles open", beside), ("ratio", ratios)):
-            table.add_row(what, f"{statistics.median(own):.3f}", f"{min(own):.3f}", f"{max(own):.3f}")
+        for what, own in turns.items():
+            table.add_row(what, *(text for column in zip(*own, strict=True) for text in spread(column)))
+        pairs = zip(*turns.values(), strict=True)
+        ratios = [tuple(b / a for a, b in zip(before, after, strict=True)) for before, after in pairs]
+        table.add_row("ratio", *(text for column in zip(*ratios, strict=True) for text in spread(column)))
         terminal().print(table)
         share = f"{statistics.median(spent):.4f}, {min(spent):.4f} to {max(spent):.4f}"
         terminal().print(f"Processor seconds of the three consoles together, a second of the run: {share}")
 
 
-def processor_seconds(pids: list[int]) -> float:
-    """What processes have used of the processor so far."""
+def spread(values: tuple[float, ...]) -> tuple[str, str, str]:
+    """Median, least and most."""
+    return f"{statistics.median(values):.3f}", f"{min(values):.3f}", f"{max(values):.3f}"
+
+
+def ended_seconds(services: list[int], before: float) -> float:
+    """Processor seconds of services and their processes since `before`, once each has waited for its process of the run."""
+    while any(children(pid) for pid in services):
+        time.sleep(0.05)
+    return processor_seconds(services, ended=True) - before
+
+
+def children(pid: int) -> list[str]:
+    """Processes of a process that are there."""
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def processor_seconds(pids: list[int], *, ended: bool = False) -> float:
+    """What processes have used of the processor so far; with `ended` also their processes that are over."""
     ticks = 0
     for pid in pids:
-        user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-        ticks += int(user) + int(system)
+        ticks += sum(
+            map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11 : 15 if ended else 13])
+        )
     return ticks / os.sysconf("SC_CLK_TCK")
 
 

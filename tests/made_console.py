@@ -18,12 +18,19 @@ from hansa.console.app import Console
 from hansa.console.book import Book, Role
 from hansa.console.live import Streams
 from hansa.console.member import Member
+from hansa.consortium.audit_entries import Counted, MessagesCounted, RunBegun, RunOver
+from hansa.consortium.audit_log import AuditLog, now
+from hansa.consortium.identity import load_identity
+from hansa.consortium.versions import read_pinned
 from hansa.service.config import ServiceFile, read_service_file
 from hansa.service.store import ServiceRun, Store
+from made_consortium import HUB, PARTIES
 from made_services import write_service
 
 PASSWORD = "correct horse battery"
 ADDRESS = "http://127.0.0.1:7490"
+RUN = "ab" * 32
+"""Of `write_log`."""
 
 
 class Clock:
@@ -109,6 +116,32 @@ def put_model(store: Store, service: ServiceFile, approved: Path, model: Path, r
     (own / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def write_log(folder: Path, name: str, path: Path, rows: int = 60) -> Path:
+    """A log with one run in it, as a member of it keeps it."""
+    identity, members = load_identity(folder / f"{name}.identity"), read_pinned(folder / "members.toml")
+    log = AuditLog(path, identity)
+    log.append(
+        RunBegun(
+            at=now(),
+            run=RUN,
+            epoch=0,
+            plan="cd" * 32,
+            mode="federated",
+            purpose="train",
+            hub=HUB,
+            hansa="0",
+            members={own: card.identity.hex() for own, card in members.items()},
+            roster=(("aurora", rows, 0), ("borealis", 80, 0)),
+            proposal="ef" * 32,
+            approved_by=(HUB, *PARTIES),
+        ),
+        MessagesCounted(at=now(), run=RUN, epoch=0, counts=(Counted("aurora", HUB, "Sum", 3, 900),)),
+        RunOver(at=now(), run=RUN, epoch=0, state="finished", transcript={}),
+    )
+    log.close()
+    return path
+
+
 def csrf(client: TestClient, page: str = "/") -> str:
     """The token that stands in the forms of a page."""
     found = re.search(r'name="csrf" value="([^"]+)"', client.get(page).text)
@@ -117,6 +150,18 @@ def csrf(client: TestClient, page: str = "/") -> str:
 
 
 def send(client: TestClient, path: str, file: bytes | None = None, **fields: Any) -> Any:
-    """Send a form with its token; the answer."""
+    """Send a form with its token, and with what its page shows now where it has that; the answer."""
     files = None if file is None else {"file": ("file", file)}
-    return client.post(path, data={"csrf": csrf(client), **fields}, files=files)
+    return client.post(path, data={"csrf": csrf(client), "shown": shown(client, path), **fields}, files=files)
+
+
+def shown(client: TestClient, path: str) -> str:
+    """What the form of an action sends back of its page, as the page is now; empty where it has no such field, or nothing is there."""
+    parts = path.split("/")
+    if parts[1] == "drafts":
+        return str(client.get(f"/api/drafts/{parts[2]}").json().get("shown", ""))
+    lists = {"consortium": "consortia", "settings": "policies"}
+    if parts[1] not in lists:
+        return ""
+    (found,) = client.get(f"/api/{parts[1]}").json()[lists[parts[1]]]
+    return str(found["shown"])

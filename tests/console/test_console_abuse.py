@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from hansa.console import accounts
 from hansa.console.accounts import IDLE_S, LONGEST_S, TRIES, TRIES_S, Sessions, account_of
 from hansa.console.app import STATIC
-from hansa.console.book import Book
+from hansa.console.book import Book, Role
 from hansa.console.guard import BURST, HEADERS, MOST_BODY, MOST_SIGN_IN, PER_SECOND, Pace
 from hansa.console.live import MOST_STREAMS, Streams
-from hansa.console.pages import ACTS, DOWNLOADS, PAGES
+from hansa.console.pages import ACTS, DOWNLOADS, PAGES, Act
 from hansa.errors import IdentityError
 from hansa.service.store import ServiceRun
 from made_console import ADDRESS, PASSWORD, Clock, Desk, csrf, put_many, send
@@ -393,3 +393,47 @@ def test_passwords_are_looked_at_one_after_another(desk: Desk, monkeypatch: pyte
     assert most == 1
     assert kinds.count("IdentityError") == TRIES
     assert kinds.count("TooManyTries") == 32 - TRIES
+
+
+def path_of(act: Act) -> str:
+    """Where a form goes, with something in place of what stands in braces."""
+    return act.path.replace("{run}", "a1b2").replace("{proposal}", "ab" * 32).replace("{draft}", "cells")
+
+
+@pytest.mark.parametrize("role", ["viewer", "operator"])
+def test_no_action_is_done_for_who_may_not(desk: Desk, role: Role):
+    client = desk.signed_in(role)
+    token, may = csrf(client), {"viewer": {"viewer"}, "operator": {"viewer", "operator"}}[role]
+    forbidden = [act for act in ACTS if act.role not in may]
+    assert len(forbidden) > 10
+    for act in forbidden:
+        answer = client.post(path_of(act), data={"csrf": token, "sure": "yes"}, files={"file": ("file", b"{}")})
+        assert answer.status_code == 403, act.path
+        assert f"this needs the role {act.role}" in answer.text
+        assert desk.last() == (f"{role}-1", act.name, False)
+    assert desk.member.store.find("a1b2").wanted == ""
+
+
+ODD_TEXTS = (
+    "",
+    "<b>x</b>",
+    '"><img src=x onerror=alert(1)>',
+    "../../etc/passwd",
+    "\x00",
+    "x" * 20_000,
+    "{{7*7}}",
+    "９",
+    "\u202ex",
+)
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS)
+def test_what_is_typed_is_shown_as_text_and_breaks_nothing(desk: Desk, text: str):
+    client = desk.signed_in()
+    for act in ACTS:
+        fields = dict.fromkeys((name for name in act.fields if name != "consortium"), text)
+        answer = send(client, path_of(act), text.encode() if act.file else None, **fields)
+        assert answer.status_code in (303, 404, 422), (act.path, answer.text)
+        for page in (answer.text, client.get("/actions").text, client.get("/account").text):
+            for markup in ("<b>x</b>", "<img", "\u202e", "\x00"):
+                assert markup not in page, (act.path, markup)

@@ -16,6 +16,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from benchmarks.bench_console import PICTURES
+from starlette.routing import compile_path
 
 import hansa
 from hansa.console.accounts import account_of
@@ -26,7 +28,7 @@ from hansa.consortium.versions import read_pinned
 from hansa.plan import parse_plan
 from hansa.service.config import read_service_file
 from hansa.service.store import ServiceRun, Store
-from made_console import PASSWORD, Desk, put_many, put_model, send
+from made_console import PASSWORD, RUN, Desk, put_many, put_model, send, write_log
 from made_consortium import HUB, PLAN, make_consortium
 from made_services import Services, approved, write_service
 from waiting import HANG_S
@@ -299,9 +301,18 @@ def fill(folder: Path, file: Path) -> list[str]:
     assert send(client, "/new-plan/write", objective="binary:logistic", **given).status_code == 303
     put_models(folder, desk)
     plan = answer.headers["location"]
-    models = ("/models", "/models/m6", "/models/m6/rows", "/models/m6/against/m1")
+    models = ("/models", "/models/m6", "/models/m6/rows", "/models/m6/alone", "/models/m6/against/m1")
     data = ("/data", "/data/1", plan.replace("/plans/", "/data/check/"))
-    return [*PATHS, f"/runs/{998:016x}", plan, *models, *data]
+    write_log(folder, "aurora", service.audit)
+    desk.put(state="finished", id=RUN)
+    return [*PATHS, f"/runs/{998:016x}", plan, *models, *data, "/records/a1b2"]
+
+
+def test_every_page_is_looked_at(filled: tuple[ConsoleProcess, list[str]]):
+    """By the next test; a report has a policy of its own, and the way of two officers opens one."""
+    for route in {each.route for each in PICTURES.values()} - {"/records/{run}/report"}:
+        pattern = compile_path(route)[0]
+        assert any(pattern.match(path) for path in ("/sign-in", *filled[1])), f"no path is of {route}"
 
 
 def put_models(folder: Path, desk: Desk) -> None:

@@ -263,3 +263,26 @@ def test_a_console_takes_a_file_that_others_put_there_and_none_that_is_older_or_
         refused(send(client, f"/plans/{digest}/approve"), "revoked in version 2")
     path.write_bytes(new)
     assert client.get("/api/home").json()["fault"] == ""
+
+
+def test_a_change_that_was_swapped_in_another_tab_is_not_signed(folder: Path, tmp_path: Path):
+    """An officer reads who is to be a member no more; another officer drops that and begins another change; nothing of it is signed."""
+    aurora, hub = (desk(folder, name, tmp_path).signed_in() for name in ("aurora", HUB))
+    send(aurora, "/consortium/revoke", consortium="", member="borealis", reason="its disk was lost", sure="yes")
+    carried(aurora, hub)
+    read = shown(hub)["shown"]
+    assert f'name="shown" value="{read}"' in hub.get("/consortium").text
+    did(send(hub, "/consortium/drop", consortium=""), hub, "the change is dropped here")
+    loaded = shown(hub)["shown"]
+    send(aurora, "/consortium/drop", consortium="")
+    send(aurora, "/consortium/revoke", consortium="", member="borealis", reason="another reason", sure="yes")
+    carried(aurora, hub)
+    for stale in (read, loaded, ""):
+        for what in ("sign", "drop"):
+            answer = send(hub, f"/consortium/{what}", consortium="", sure="yes", shown=stale)
+            refused(answer, "are others than this page showed")
+    assert shown(hub)["change"]["missing"] != []
+    did(send(hub, "/consortium/sign", consortium="", sure="yes"), hub, "all that must have signed")
+    for what in ("remove", "revoke", "rotate"):
+        given = {"member": "aurora", "folder": "x", "reason": "x", "sure": "yes", "shown": loaded}
+        refused(send(hub, f"/consortium/{what}", consortium="", **given), "are others than this page showed")

@@ -223,3 +223,51 @@ def test_the_colours_of_pictures_are_those_of_the_palette():
     for text, colours in ((light, LIGHT), (dark, DARK)):
         for name in (*SERIES, "ink"):
             assert f"--{name}: {colours[name]};" in text
+
+
+@pytest.mark.parametrize("column", ["load", "fault"])
+def test_what_is_wrong_with_a_table_is_told_without_its_cells(tmp_path: Path, column: str):
+    """Neither by the page of a table and a plan, nor by what a page or a form refuses."""
+    folder = make_consortium(tmp_path)
+    approved(folder, PLAN)
+    table = pd.read_csv(folder / "aurora.csv").astype(object)
+    table.loc[7, column] = "secret, found 8; x"
+    table.to_csv(folder / "aurora.csv", index=False)
+    desk = Desk(folder)
+    client = desk.signed_in()
+    send(client, "/plans/bring", (folder / "approved.json").read_bytes())
+    digest = client.get("/api/plans").json()["plans"][0]["proposal"]["proposal"]
+    for path in (f"/data/check/{digest}", f"/api/data/check/{digest}"):
+        answer = client.get(path)
+        assert answer.status_code == 200
+        assert "secret" not in answer.text
+        assert str(folder) not in answer.text
+        assert "row 8" in answer.text or '"row":8' in answer.text
+    put_model(
+        desk.member.store,
+        desk.member.service,
+        folder / "approved.json",
+        saved_model(folder),
+        ServiceRun(run="a1b2", plan="cells", mode="federated", trees=1, rounds=1),
+    )
+    for path in ("/models/a1b2/rows", "/api/models/a1b2/rows", "/data/1", "/api/data/1"):
+        assert "secret, found" not in client.get(path).text, path
+    given = {
+        "name": "x",
+        "source": "0",
+        "label": "fault",
+        "mode": "federated",
+        "hub": "hub",
+        "objective": "reg:squarederror",
+    }
+    assert "secret, found" not in send(client, "/new-plan/write", rounds="3", **given).text
+    assert "secret, found" not in client.get("/actions").text
+
+
+def saved_model(folder: Path) -> Path:
+    """A model of the table of another member."""
+    parties = {"borealis": pd.read_csv(folder / "borealis.csv")[[*FEATURES, "fault"]]}
+    library.fit(parties, label="fault", rounds=1, max_depth=2, alone=False, progress=False).model.save(
+        folder / "model.json"
+    )
+    return folder / "model.json"

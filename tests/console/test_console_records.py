@@ -15,48 +15,20 @@ from hansa.console.book import Book
 from hansa.console.checked_logs import FULL_S, TIP_BYTES, CheckedLogs
 from hansa.console.records import REPORT_POLICY
 from hansa.consortium.audit_checks import CheckedLog, LogCheck, check_log, checked
-from hansa.consortium.audit_entries import Counted, MessagesCounted, RunBegun, RunOver
+from hansa.consortium.audit_entries import Counted, MessagesCounted
 from hansa.consortium.audit_log import AuditLog, now
 from hansa.consortium.audit_page import check_page, export_run
 from hansa.consortium.identity import load_identity
 from hansa.consortium.members import members_of
 from hansa.consortium.versions import read_pinned
 from hansa.errors import IdentityError, OutputError, StateError
-from made_console import Clock, Desk, send
-from made_consortium import HUB, PARTIES, assert_refused, hansa, make_consortium
-
-RUN = "ab" * 32
+from made_console import RUN, Clock, Desk, send, write_log
+from made_consortium import HUB, assert_refused, hansa, make_consortium
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_consortium(tmp_path_factory.mktemp("consortium"))
-
-
-def write_log(folder: Path, name: str, path: Path, rows: int = 60) -> Path:
-    """A log with one run in it, as a member of it keeps it."""
-    identity, members = load_identity(folder / f"{name}.identity"), read_pinned(folder / "members.toml")
-    log = AuditLog(path, identity)
-    log.append(
-        RunBegun(
-            at=now(),
-            run=RUN,
-            epoch=0,
-            plan="cd" * 32,
-            mode="federated",
-            purpose="train",
-            hub=HUB,
-            hansa="0",
-            members={own: card.identity.hex() for own, card in members.items()},
-            roster=(("aurora", rows, 0), ("borealis", 80, 0)),
-            proposal="ef" * 32,
-            approved_by=(HUB, *PARTIES),
-        ),
-        MessagesCounted(at=now(), run=RUN, epoch=0, counts=(Counted("aurora", HUB, "Sum", 3, 900),)),
-        RunOver(at=now(), run=RUN, epoch=0, state="finished", transcript={}),
-    )
-    log.close()
-    return path
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 def form_of(desk: Desk, **changes: str) -> dict[str, str]:
     """The policy of a console's member as its form has it."""
     (shown,) = desk.signed_in().get("/api/settings").json()["policies"]
-    return {rule["key"]: rule["value"] for rule in shown["rules"]} | changes
+    return {rule["key"]: rule["value"] for rule in shown["rules"]} | {"shown": shown["shown"]} | changes
 
 
 def test_every_rule_of_a_policy_has_a_line_and_comes_back_from_its_form():
@@ -183,3 +183,39 @@ def test_a_plan_is_written_from_a_table_changed_and_proposed(folder: Path):
     assert "still to approve: borealis, hub" in page or "still to approve: hub, borealis" in page
     assert send(client, "/drafts/cells/take-away").status_code == 303
     assert client.get("/drafts/cells").status_code == 404
+
+
+def test_a_draft_that_was_changed_in_another_tab_is_neither_proposed_nor_written_over(folder: Path):
+    """An officer reads a draft; an operator changes it; what the officer sends then signs nothing."""
+    desk = Desk(folder)
+    officer, operator = desk.signed_in(), desk.signed_in("operator")
+    fields = {"name": "cells", "source": "0", "label": "fault", "mode": "secure-aggregation", "hub": HUB}
+    assert send(operator, "/new-plan/write", objective="binary:logistic", rounds="5", **fields).status_code == 303
+    read = officer.get("/api/drafts/cells").json()
+    assert f'name="shown" value="{read["shown"]}"' in officer.get("/drafts/cells").text
+    other = read["text"].replace("secure-aggregation", "federated")
+    assert send(operator, "/drafts/cells/save", text=other).status_code == 303
+    for stale in (read["shown"], ""):
+        refused = send(officer, "/drafts/cells/propose", days="7", shown=stale)
+        assert (refused.status_code, "was changed since this page was loaded" in refused.text) == (422, True)
+        assert send(officer, "/drafts/cells/save", text="mine", shown=stale).status_code == 422
+    assert officer.get("/api/plans").json()["plans"] == []
+    assert officer.get("/api/drafts/cells").json()["text"] == other
+    assert send(officer, "/drafts/cells/propose", days="7").status_code == 303
+
+
+def test_a_policy_that_another_officer_saved_is_not_put_back(folder: Path):
+    """One officer loads Settings; another demands a stronger mode; what the first one saves then would take that back."""
+    desk = Desk(folder)
+    first, second = desk.signed_in(), desk.signed_in("officer", "officer-2")
+    (loaded,) = first.get("/api/settings").json()["policies"]
+    values = form_of(desk, most_rounds="50")
+    assert send(second, "/settings/policy", **form_of(desk, least_mode="coopetitive")).status_code == 303
+    tried = first.get("/settings", params={"try": "only", **values}).text
+    assert "the policy was changed since this page was loaded" in tried
+    assert "Save this policy" not in tried
+    for stale in (loaded["shown"], ""):
+        refused = send(first, "/settings/policy", **{**values, "shown": stale})
+        assert (refused.status_code, "was changed since" in refused.text) == (422, True)
+    held = read_service_file(desk.member.service.path, open_keys=False).consortia[0].policy
+    assert (held.least_mode, held.most_rounds) == ("coopetitive", None)

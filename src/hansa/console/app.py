@@ -21,13 +21,13 @@ from starlette.routing import Route
 from hansa.console.accounts import Session, Sessions, TooManyTries
 from hansa.console.guard import Guard
 from hansa.console.live import Streams
-from hansa.console.member import Member, NotThere
+from hansa.console.member import Member, NotThere, without_cells
 from hansa.console.openapi import document
 from hansa.console.own_account import OwnAccount, confirming
 from hansa.console.pages import ACTS, DOWNLOADS, PAGES, Act, Download, Page, api_path, live_path
 from hansa.console.passkeys import Passkeys, Site, site_of
 from hansa.console.requests import address_of, as_json, asked_of, form_of, wants_json
-from hansa.errors import HansaError, IdentityError
+from hansa.errors import DataError, HansaError, IdentityError
 from hansa.printable import printable, size
 from hansa.version import __version__
 from hansa.views.html import view_html
@@ -81,7 +81,7 @@ class Console:
         self.streams = streams or Streams()
         self._static = dict(_static())
         self._templates = _environment(self._static)
-        routes = [
+        routes: list[Route] = [
             Route("/static/{version}/{name}", self._serve_static),
             Route("/sign-in", self._sign_in, methods=["GET", "POST"]),
             *OwnAccount(self).routes(),
@@ -96,6 +96,7 @@ class Console:
             routes.append(Route(page.path, self._page(page)))
         routes += [Route(each.path, self._download(each)) for each in DOWNLOADS]
         routes += [Route(act.path, self._act(act), methods=["POST"]) for act in ACTS]
+        self.routes = tuple(routes)
         inner = Starlette(
             routes=routes,
             exception_handlers={
@@ -294,8 +295,8 @@ class Console:
             try:
                 done = await run_in_threadpool(act.do, self.member, form)
             except HansaError as error:
-                await run_in_threadpool(note, session.who, act.name, about, str(error), done=False)
-                return self.say(request, session, str(error), 404 if isinstance(error, NotThere) else 422)
+                await run_in_threadpool(note, session.who, act.name, about, _told(error), done=False)
+                return self.say(request, session, _told(error), 404 if isinstance(error, NotThere) else 422)
             await run_in_threadpool(note, session.who, act.name, done.about, done.text + confirmed, done=True)
             if wants_json(request):
                 return as_json(msgspec.to_builtins(done), 200)
@@ -325,7 +326,7 @@ class Console:
         return self.render("refused.html.j2", session, status=status, title="Not done", text=text, told="")
 
     async def _refused(self, request: Request, error: Exception) -> Response:
-        return self.say(request, self.session_of(request), str(error), 404 if isinstance(error, NotThere) else 422)
+        return self.say(request, self.session_of(request), _told(error), 404 if isinstance(error, NotThere) else 422)
 
     async def _nothing(self, request: Request, error: Exception) -> Response:
         status = getattr(error, "status_code", 404)
@@ -356,6 +357,11 @@ class Console:
         }
         text = self._templates.get_template(template).render(**whole | values)
         return Response(text, status, media_type="text/html")
+
+
+def _told(error: Exception) -> str:
+    """What went wrong, without a cell of a table."""
+    return without_cells(str(error)) if isinstance(error, DataError) else str(error)
 
 
 def _static() -> Iterable[tuple[str, StaticFile]]:

@@ -116,6 +116,7 @@ class ConsortiumShown(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             file, which nobody signs. digest: of the members, as `hansa members` prints it. members, versions, revoked: of it.
         hub: where the hub listens or is found. passphrase: whether one is asked for to sign. invited: members with an invitation here.
         change: of members or keys that is under way, or None. new_keys: that this member could take.
+        shown: the version that the page shows, with the change; empty where nobody signs. A form sends it back.
     """
 
     name: str
@@ -129,6 +130,7 @@ class ConsortiumShown(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     invited: tuple[str, ...]
     change: ChangeShown | None
     new_keys: tuple[NewKeys, ...]
+    shown: str
 
 
 class ConsortiumView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -171,6 +173,7 @@ def _shown(member: Member, own: Consortium) -> ConsortiumShown:
         invited=tuple(sorted(path.stem for path in folder.glob("*.json"))) if folder.is_dir() else (),
         change=_change_shown(member, own) if versions else None,
         new_keys=tuple(_new_keys(own)) if versions else (),
+        shown=_head(member, own),
     )
 
 
@@ -264,7 +267,9 @@ def remove_member(member: Member, form: Form) -> Done:
     """Remove a member that leaves; nobody's key is revoked by that."""
     own, name = _signed(member, form), form.get("member")
     _sure(form)
-    made = removed(_held(member, own), name, signer(own, form.get("passphrase")))
+    held = _held(member, own)
+    _as_shown(held, form)
+    made = removed(held, name, signer(own, form.get("passphrase")))
     return _put(member, own, made, f"{name} is to be a member no more", name)
 
 
@@ -272,8 +277,10 @@ def revoke_key(member: Member, form: Form) -> Done:
     """Have nobody trust a key any more: a member's present one, and then it is none, or one that it had before."""
     own, name = _signed(member, form), form.get("member")
     _sure(form)
+    held = _held(member, own)
+    _as_shown(held, form)
     key = read_fingerprint(form.get("key").strip()) if form.get("key").strip() else None
-    made = revoked(_held(member, own), name, form.get("reason").strip(), signer(own, form.get("passphrase")), key)
+    made = revoked(held, name, form.get("reason").strip(), signer(own, form.get("passphrase")), key)
     return _put(member, own, made, f"a key of {name} is to be trusted no more", name)
 
 
@@ -282,6 +289,7 @@ def rotate_keys(member: Member, form: Form) -> Done:
     own, folder = _signed(member, form), form.get("folder")
     _sure(form)
     held = _held(member, own)
+    _as_shown(held, form)
     if folder not in {each.folder for each in _new_keys(own)}:
         raise NotThere(f"{folder!r:.80} holds no other keys of {own.identity.name}; make them by `hansa init`")
     old = signer(own, form.get("passphrase"))
@@ -315,6 +323,7 @@ def sign_change(member: Member, form: Form) -> Done:
     pending = _pending(member, own)
     if pending is None:
         raise NotThere("no change of members or keys is under way here")
+    _as_shown(pending, form)
     made = signed(pending, signer(own, form.get("passphrase")))
     what = f"version {made.head.predicate.version} is signed by {own.identity.name}"
     return _put(member, own, made, what, made.head.digest)
@@ -326,6 +335,7 @@ def drop_change(member: Member, form: Form) -> Done:
     pending = _pending(member, own)
     if pending is None:
         raise NotThere("no change of members or keys is under way here")
+    _as_shown(pending, form)
     _change_path(member, own).unlink(missing_ok=True)
     return Done(text="the change is dropped here; tell who signed it", to="/consortium", about=pending.head.digest)
 
@@ -350,6 +360,21 @@ def _signed(member: Member, form: Form) -> Consortium:
             "to invite, and to change members and keys"
         )
     return own
+
+
+def _head(member: Member, own: Consortium) -> str:
+    """The digest of the version that the page shows: of the change that is under way, or of the file."""
+    versions = _versions(own)
+    pending = _pending(member, own) if versions else None
+    return pending.head.digest if pending is not None else versions[-1].digest if versions else ""
+
+
+def _as_shown(held: Signed, form: Form) -> None:
+    """Raise PlanError where the consortium, or its change, is another than the page showed: nobody signs what they did not read."""
+    if form.get("shown") != held.head.digest:
+        raise PlanError(
+            "members, keys or the change under way are others than this page showed; load it again and read it"
+        )
 
 
 def _sure(form: Form) -> None:

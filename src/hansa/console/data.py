@@ -11,11 +11,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from hansa.console.member import Asked, Member, NotThere
+from hansa.console.member import Asked, Member, NotThere, without_cells
 from hansa.console.models import MOST_TABLE_BYTES, Stamp
 from hansa.console.plans import kept_proposal, plans
 from hansa.data.coding import read_coded
 from hansa.data.inspection import ColumnKind, TableKind, inspect_table
+from hansa.data.source import CheckReport
 from hansa.errors import DataError
 from hansa.node.check import TableCheck, TableReport, check_own_table
 from hansa.service.config import SourcesDocument
@@ -131,8 +132,10 @@ def check(member: Member, asked: Asked) -> TableFits:
     schema = (
         plan.schema if own.id in (None, plan.schema.id) else replace(plan.schema, ignore=(*plan.schema.ignore, own.id))
     )
-    found: TableCheck = check_own_table(plan, _file_of(member, own), schema)
+    path = _file_of(member, own)
+    found: TableCheck = check_own_table(plan, path, schema)
     fitting = Fitting(proposal=proposal.digest.hex(), name=plan.name)
+    found = replace(found, table=_shown_report(found.table, str(own.table)))
     return TableFits(plan=fitting, report=found.report(), text=found.text())
 
 
@@ -152,6 +155,15 @@ def _shown(member: Member, place: int, source: SourcesDocument) -> ShownSource:
     else:
         kind, name = "none", ""
     return ShownSource(place=place, plans=source.plans, kind=kind, name=name, bytes=size, changed=changed)
+
+
+def _shown_report(report: CheckReport, name: str) -> CheckReport:
+    """A report without the cells that it quotes, and with the table's name as its owner wrote it, not its place on this machine."""
+    quoted = "a value that `hansa check` says on this member's machine"
+    violations = (
+        replace(each, file=name, found=each.found if each.row is None else quoted) for each in report.violations
+    )
+    return replace(report, file=name, violations=tuple(violations))
 
 
 def _file_of(member: Member, source: SourcesDocument) -> Path:
@@ -177,7 +189,7 @@ def _facts(column: ColumnKind) -> ColumnFacts:
         minimum=least,
         mean=mean,
         maximum=most,
-        why=column.why,
+        why=without_cells(column.why),
     )
 
 

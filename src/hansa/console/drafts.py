@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,12 +59,14 @@ class DraftView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """A draft of a plan.
 
     Attributes:
-        name, text: of it. fault: why it is no plan; empty where it is one. digest, mode: of the plan. learns, exposure, release: who
-            learns what. consortia: that a proposal may go to. passphrase: whether one is asked for to sign. days: of a proposal.
+        name, text: of it. shown: the text in short; forms send it back. fault: why it is no plan; empty where it is one.
+        digest, mode: of the plan. learns, exposure, release: who learns what. consortia: that a proposal may go to.
+        passphrase: whether one is asked for to sign. days: of a proposal.
     """
 
     name: str
     text: str
+    shown: str
     fault: str
     digest: str
     mode: str
@@ -114,6 +117,7 @@ def draft_page(member: Member, asked: Asked) -> DraftView:
     return DraftView(
         name=name,
         text=text,
+        shown=_stamp(text),
         fault=fault,
         digest=digest,
         mode=mode,
@@ -161,6 +165,7 @@ def write_draft(member: Member, form: Form) -> Done:
 def save_draft(member: Member, form: Form) -> Done:
     """Keep a draft as it was changed. One that is no plan is kept too, and its page says why."""
     name = form.get("draft")
+    _as_shown(member, name, form)
     _keep_text(member, name, form.get("text"))
     return Done(text=f"{name} is saved", to=f"/drafts/{name}", about=name)
 
@@ -168,12 +173,11 @@ def save_draft(member: Member, form: Form) -> Done:
 def propose_draft(member: Member, form: Form) -> Done:
     """Make a proposal of a draft as it is shown, signed by this member, and keep it among the plans."""
     name = form.get("draft")
-    if "text" in form.values:
-        _keep_text(member, name, form.get("text"))
+    text = _as_shown(member, name, form)
     days = form.get("days") or str(DEFAULT_DAYS)
     if not days.isascii() or not days.isdigit() or len(days) > 3:
         raise PlanError("days: write a whole number")
-    plan = parse_plan(read_text(_path(member, name)), name)
+    plan = parse_plan(text, name)
     consortium = member.service.consortium(form.get("consortium"))
     broken = [rule for rule in consortium.policy.rules(plan, consortium.identity.name in plan.parties) if not rule.met]
     if broken:
@@ -189,6 +193,19 @@ def take_draft_away(member: Member, form: Form) -> Done:
     name = form.get("draft")
     _path(member, name).unlink(missing_ok=True)
     return Done(text=f"the draft {name} is taken away", to="/new-plan", about=name)
+
+
+def _as_shown(member: Member, name: str, form: Form) -> str:
+    """A draft's text. Raises PlanError where it was changed since it was shown: nobody signs what they did not read."""
+    text = read_text(_path(member, name))
+    if form.get("shown") != _stamp(text):
+        raise PlanError(f"the draft {name} was changed since this page was loaded; load it again and read it")
+    return text
+
+
+def _stamp(text: str) -> str:
+    """A draft's text in short."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def _keep_text(member: Member, name: str, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ PAGE_ROWS = 50
 
 LOOK_AGAIN_S = 1.0
 """Seconds before a file that was wrong is read again, though it has not changed."""
+
+_ROW = re.compile(r"\brow \d")
 
 
 class NotThere(HansaError):
@@ -53,6 +56,14 @@ class Asked:
         text = self.get("page")
         asked = int(text) if text.isascii() and text.isdigit() and len(text) < 8 else 1
         return Paging(page=min(max(asked, 1), pages), pages=pages, rows=rows)
+
+
+def without_cells(text: str) -> str:
+    """What was found wrong with a table, without the cell that it quotes, and all after it: no row is shown here."""
+    before, found, _ = text.partition(", found ")
+    if not found or not _ROW.search(before):
+        return text
+    return f"{before}; what stands there `hansa check` says on this member's machine"
 
 
 def first_row(paging: Paging) -> int:

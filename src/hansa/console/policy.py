@@ -6,6 +6,7 @@ the service's own file, in place of its table of the policy, and all else in tha
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -79,7 +80,8 @@ class PolicyShown(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     Attributes:
         consortium: its name in the service's file; empty where it has one alone. rules: of it. plans: how many it was held to.
         refused: how many of these some rule refuses. tried: whether it is another than the service's file has. fault: why what somebody
-            tried is no policy; then the rules are those of the file.
+            tried is no policy; then the rules are those of the file. shown: the file's policy in short;
+            forms send it back.
     """
 
     consortium: str
@@ -88,6 +90,7 @@ class PolicyShown(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     refused: int
     tried: bool
     fault: str
+    shown: str
 
 
 class SettingsView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -102,10 +105,14 @@ def settings(member: Member, asked: Asked) -> SettingsView:
     """The policies; of the consortium that `try` names, the one that was asked for."""
     shown = []
     for consortium in member.service.consortia:
-        policy, fault = consortium.policy, ""
+        policy, fault, held = consortium.policy, "", _stamp(consortium.policy)
         if asked.get("try") == (consortium.name or "only"):
             try:
                 policy = policy_of(asked.values)
+                if (
+                    asked.get("shown") != held
+                ):  # another policy was saved in between: what was left as it was is not as it is
+                    policy, fault = consortium.policy, _CHANGED
             except PlanError as error:
                 fault = str(error)
         shown.append(_shown(member, consortium, policy, fault))
@@ -139,6 +146,7 @@ def _shown(member: Member, consortium: Consortium, policy: Policy, fault: str) -
         refused=refused,
         tried=own != tried,
         fault=fault,
+        shown=_stamp(consortium.policy),
     )
 
 
@@ -183,6 +191,14 @@ def _document(values: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
+_CHANGED = "the policy was changed since this page was loaded; load Settings again, and change what it has now"
+
+
+def _stamp(policy: Policy) -> str:
+    """A policy in short."""
+    return hashlib.sha256(msgspec.json.encode(policy, order="deterministic")).hexdigest()
+
+
 def _number(key: str, text: str) -> int | float:
     try:
         return float(text) if key == "least_min_child_weight" else int(text)
@@ -210,6 +226,8 @@ def save(member: Member, form: Form) -> Done:
     """Write a policy into the service's file."""
     name = form.get("consortium")
     consortium = member.service.consortium(name)
+    if form.get("shown") != _stamp(consortium.policy):
+        raise PlanError(_CHANGED)
     policy = policy_of(form.values)
     path = member.service.path
     before = read_text(path)

@@ -221,7 +221,9 @@ def _check_entry(entry: ExportedEntry, predicate: ExportPredicate, root: bytes, 
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#1a1a1a;background:#fff}"
     "table{border-collapse:collapse;width:100%}td,th{text-align:left;vertical-align:top;padding:.3em .6em;border-bottom:1px solid #ccc}"
+    "td{overflow-wrap:anywhere}"
     "code{word-break:break-all}"
+    "@media screen and (prefers-color-scheme:dark){body{color:#e6e9ed;background:#14181d}td,th{border-color:#3d4650}}"
 )
 """The style of an exported page, which a Content-Security-Policy may allow by its hash."""
 
@@ -254,7 +256,8 @@ def _page(predicate: ExportPredicate, envelope: EnvelopeJson) -> bytes:
     )
     record = msgspec.json.encode(envelope).replace(b"<", b"\\u003c")
     text = (
-        f'{OPENING.decode()}\n<html lang="en"><head><meta charset="utf-8"><title>Run {html.escape(predicate.run[:16])}</title>'
+        f'{OPENING.decode()}\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width"><title>Run {html.escape(predicate.run[:16])}</title>'
         f"<style>{STYLE}</style></head><body>\n<h1>A run, as {html.escape(predicate.member)} recorded it</h1>\n"
         f"<table>{told_facts}</table>\n<h2>Entries of the log</h2>\n"
         f"<table><tr><th>Entry</th><th>Time (UTC)</th><th>What</th><th>Of it</th></tr>\n{chr(10).join(rows)}\n</table>\n"

@@ -31,12 +31,13 @@ def _escape(text: str) -> str:
     return html.escape(printable(text))
 
 
-def html_table(rows: Sequence[Sequence[str]]) -> str:
-    """A table of texts, its first row the head, as HTML."""
+def html_table(rows: Sequence[Sequence[str]], label: str = "") -> str:
+    """A table of texts, its first row the head, as HTML. label: what a screen reader calls it."""
     head, *body = rows
     cells = "".join(f'<th scope="col">{_escape(text)}</th>' for text in head)
     lines = "".join("<tr>" + "".join(f"<td>{_escape(text)}</td>" for text in row) + "</tr>" for row in body)
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table>"
+    named = f' aria-label="{_escape(label)}"' if label else ""
+    return f"<table{named}><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table>"
 
 
 def notebook_html(facts: str, views: Iterable[View]) -> str:
@@ -71,5 +72,5 @@ def view_html(view: View, scheme: Scheme, prefix: str, heading: str) -> str:
     title = _escape(view.title)
     table = ""
     if view.table:
-        table = f'<div class="scroll" role="region" aria-label="{title}" tabindex="0">{html_table(view.table)}</div>'
+        table = f'<div class="scroll" role="region" aria-label="{title}" tabindex="0">{html_table(view.table, view.title)}</div>'
     return f'<section class="view"><{heading}>{title}</{heading}>{note}{drawn}{table}</section>'
