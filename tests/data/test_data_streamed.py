@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import duckdb
@@ -293,3 +295,46 @@ def test_a_stored_column_gives_its_values_back(values):
         assert stored.part(8, len(given)).tobytes() == given[8:].tobytes() if len(given) > 8 else True
     assert columns.StoredColumn.of(np.array([0, 1] * 8, np.float32), True).values.nbytes == 2
     assert columns.StoredColumn.of(np.arange(16, dtype=np.float32), True).values.nbytes == 16
+
+
+CAPPED = """
+import resource, sys
+import numpy as np
+from hansa.data import streamed
+from hansa.data.columns import each
+
+from hansa.data.schema import Schema
+from hansa.data.streamed import open_rows
+
+few, many, room = sys.argv[1], sys.argv[2], int(sys.argv[3])
+streamed.BLOCK_ROWS = 2**18
+
+
+def read(path):
+    with open_rows(path, Schema(("a", "b"), "y"), label_kind="binary", by_column=True) as rows:
+        sums = []
+        for values in each(rows):
+            sums.append(float(values.sum(dtype=np.float64)))
+            del values
+        return rows.n_rows, sums
+
+
+read(few)
+held = int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1]) * 1024
+resource.setrlimit(resource.RLIMIT_DATA, (held + room, held + room))
+print(*read(many))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux counts data as this test needs it")
+def test_memory_is_a_label_and_one_column_whatever_duckdb_takes(tmp_path):
+    """16,000,000 rows with 208 MiB more than few rows take: 8 bytes a row, and what a block takes. Columns that are read whole
+    take 17 bytes a row, and do not fit."""
+    for name, rows in (("few", 2**18), ("many", 16_000_000)):
+        cells = f"SELECT i::FLOAT AS a, (i % 1000)::FLOAT AS b, (i % 2)::TINYINT AS y FROM range({rows}) r(i)"
+        duckdb.sql(f"COPY ({cells}) TO '{tmp_path / name}.parquet' (FORMAT parquet)")
+    given = [f"{tmp_path}/few.parquet", f"{tmp_path}/many.parquet", str(208 << 20)]
+    ended = subprocess.run([sys.executable, "-c", CAPPED, *given], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    sums = float(np.arange(16_000_000, dtype=np.float32).sum(dtype=np.float64)), 1000 * 999 / 2 * 16000
+    assert ended.stdout.split() == ["16000000", f"[{sums[0]},", f"{sums[1]}]"]

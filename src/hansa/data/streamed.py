@@ -82,10 +82,11 @@ class StreamedRows:
         """One feature at a time. Raises RowsLost where a file cannot be read, or is not what it was when it was checked."""
         for number, name in enumerate(self.schema.features):
             try:
-                values = self._read(number, name)
+                group = number, self._read(number, name)[None]
             except DataError as error:
                 raise RowsLost(str(error)) from error
-            yield number, values[None]
+            yield group
+            del group  # before the next one is read
 
     def close(self) -> None:
         """Close the files, and with them the reader's own buffers."""
