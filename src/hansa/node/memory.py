@@ -161,8 +161,8 @@ def _bytes_of(plan: Plan, n_rows: int, lacks: bool, large: bool, *, streamed: bo
     coding = codes + whole + hashes + held + (one_column if streamed else 4 * features)
     if not streamed:
         reading = 7.5 * features  # measured: DuckDB's arrays, and the copy of them
-    else:  # a column, and what tells which rows are held out
-        reading = 4 + max(hashes, 9 if plan.evaluation_fraction else 0, DUCKDB_BYTES * (schema.id is not None))
+    else:  # a column, and the rows' hashes: by them rows are held out or drawn, and the state knows the table
+        reading = 4 + max(9 if plan.evaluation_fraction else 8, hashes, DUCKDB_BYTES * (schema.id is not None))
     blocks = (DUCKDB_BYTES - 4) * min(n_rows, BLOCK_ROWS) if streamed else 0  # the column is counted already
     return math.ceil(PROCESS_BYTES + max(n_rows * training, blocks + n_rows * max(coding, whole + reading)))
 
