@@ -168,20 +168,20 @@ class OpenTable:
         total, sources = self.count_rows(), self._sources
         starts = [part.first_row for part in self.parts] or [0]
         divides = "file_row_number" not in map(str.lower, self.names)
-        begun, gathered = 0, list[str]()
+        begun, together = 0, list[str]()
         for source, start, end in zip(sources, starts, [*starts[1:], total], strict=True):
-            if gathered and end - begun > rows:
-                yield begun, self._of_files(gathered)
-                gathered = []
-            if not gathered:
+            if together and end - begun > rows:
+                yield begun, self._of_files(together)
+                together = []
+            if not together:
                 begun = start
             if end - start <= rows or not divides:
-                gathered.append(source)
+                together.append(source)
                 continue
             for first in range(0, end - start, rows):
                 yield start + first, self._of_rows(source, first, first + rows)
-        if gathered:
-            yield begun, self._of_files(gathered)
+        if together:
+            yield begun, self._of_files(together)
 
     def _of_files(self, sources: list[str]) -> OpenTable:
         return replace(self, parameters=(sources,), parts=())
