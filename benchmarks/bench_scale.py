@@ -6,7 +6,8 @@
 One party has N rows in eight Parquet files, two others have few. Each member is a real process over mutual TLS, in federated mode. With
 "on disk" the party's process is under a cap of its own memory (`RLIMIT_DATA`: what it allocates, not pages of files): more is an error.
 The memory is the most that the party's process, and all its workers, held at once (resident; pages that processes share count for each,
-and pages of files that could be let go too). XGBoost trains on the same files, with its external memory (`ExtMemQuantileDMatrix`), in a
+and pages of files that could be let go too). "Processors" are the seconds that they computed, whatever else the machine did.
+XGBoost trains on the same files, with its external memory (`ExtMemQuantileDMatrix`), in a
 process of its own. With several N a line is fitted to the seconds a tree, with a growth exponent, and a projection is printed, which
 says what it assumes.
 """
@@ -14,6 +15,7 @@ says what it assumes.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -84,6 +86,28 @@ def resident(process: psutil.Process) -> int:
     return held
 
 
+class _Watched:
+    """What the big party's processes took so far.
+
+    Attributes:
+        cpu: seconds of processors, of the process and of those that it started and that are still there.
+    """
+
+    def __init__(self) -> None:
+        self.cpu = 0.0
+
+    def look(self, pid: int) -> int:
+        """Bytes that they hold now."""
+        process = psutil.Process(pid)
+        total = 0.0
+        for one in (process, *_children(process)):
+            with contextlib.suppress(psutil.Error):
+                times = one.cpu_times()
+                total += times.user + times.system
+        self.cpu = max(self.cpu, total)
+        return resident(process)
+
+
 def _children(process: psutil.Process) -> list[psutil.Process]:
     try:
         return list(process.children(recursive=True))
@@ -108,12 +132,14 @@ def hold(folder: Path, plan: Plan, way: str, threads: int, cap: int) -> dict[str
         return f'{given}engine = {{ kind = "ray", address = "local", workers = {way.split()[1]}, threads = 1 }}\n'
 
     capped = {BIG: cap} if way == "on disk" else {}
-    peak, seconds = run_members(folder, plan, keys_of, lambda pid: resident(psutil.Process(pid)), capped)
+    watched = _Watched()
+    peak, seconds = run_members(folder, plan, keys_of, watched.look, capped)
     record = json.loads((folder / f"{plan.aggregator}-record.json").read_text())["seconds"]
     model = (folder / f"{plan.aggregator}-model.json").read_bytes()
     return {
         "peak": peak,
         "seconds": seconds,
+        "cpu": watched.cpu,
         "training": record["training"],
         "model_sha256": hashlib.sha256(model).hexdigest(),
     }
@@ -121,16 +147,16 @@ def hold(folder: Path, plan: Plan, way: str, threads: int, cap: int) -> dict[str
 
 def external(folder: Path, trees: int, max_bin: int, threads: int) -> dict[str, Any]:
     """XGBoost on the big party's files, with external memory."""
-    began, peak = time.perf_counter(), 0
+    began, peak, used = time.perf_counter(), 0, _Watched()
     command = [sys.executable, "-c", EXTERNAL, str(folder), str(trees), str(max_bin), str(threads), str(FILES)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        watched = psutil.Process(process.pid)
         while process.poll() is None:
-            peak = max(peak, resident(watched))
+            peak = max(peak, used.look(process.pid))
             time.sleep(LOOK_S)
         assert process.stdout is not None
         told = json.loads(process.stdout.read())
-    return {"peak": peak, "seconds": time.perf_counter() - began, "training": told["training"], "model_sha256": ""}
+    seconds = time.perf_counter() - began
+    return {"peak": peak, "seconds": seconds, "cpu": used.cpu, "training": told["training"], "model_sha256": ""}
 
 
 def measure(
@@ -173,7 +199,7 @@ def show(result: dict[str, Any]) -> None:
             title_justify="left",
         )
         table.add_column("rows are held")
-        for column in ("seconds a tree", "of XGBoost's", "whole run, s", "peak, MB", "model"):
+        for column in ("seconds a tree", "of XGBoost's", "whole run, s", "processors, s", "peak, MB", "model"):
             table.add_column(column, justify="right")
         beside = runs.get("xgboost", {}).get("training")
         for way, run in runs.items():
@@ -182,6 +208,7 @@ def show(result: dict[str, Any]) -> None:
                 f"{run['training'] / result['trees']:.2f}",
                 f"{run['training'] / beside:.2f}" if beside else "",
                 f"{run['seconds']:.0f}",
+                f"{run['cpu']:.0f}",
                 f"{run['peak'] / 1e6:,.0f}",
                 run["model_sha256"][:12],
             )

@@ -95,6 +95,11 @@ NAMED = re.compile(r"(?:decode|read|parse|load|open)(?:_\w+)?|from_(?:json|model
 """Public functions and methods that may take what others wrote."""
 
 OUR_OWN = {
+    "files without names that this process has written itself": (
+        "engines.disk_codes.CodesOnDisk.read_ahead",
+        "engines.disk_codes._File.read",
+        "engines.disk_codes._File.read_ahead",
+    ),
     "the rows of the party that runs the command, whose table others never send": (
         "data.coding.read_coded",
         "data.coding.read_texts",

@@ -147,11 +147,11 @@ def test_check_says_what_memory_and_disk_codes_on_disk_take(consortium: Consorti
     said = hansa("check", consortium.folder / "plan.toml", "--member", path)
     assert said.exit_code == 0
     assert "This table is read by column, with its codes on disk" in said.stdout
-    assert re.search(r'engine\.kind = "disk".* about [\d.]+ MB of memory, and a file of 180 B', said.stdout), (
-        said.stdout
+    assert re.search(r'engine\.kind = "disk".* about [\d.]+ MB of memory, and files of 660 B', said.stdout), said.stdout
+    assert re.search(
+        r"\bmet: the codes and gradients take 660 B in .*codes, which has .* free \(engine\.folder\)", said.stdout
     )
-    assert re.search(r"\bmet: the codes take 180 B in .*codes, which has .* free \(engine\.folder\)", said.stdout)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
     full = hansa("check", consortium.folder / "plan.toml", "--member", path)
     assert full.exit_code == 1
-    assert "NOT MET: the codes take" in full.stdout
+    assert "NOT MET: the codes and gradients take" in full.stdout

@@ -88,3 +88,19 @@ def test_memory_by_column_is_at_most_one_and_a_half_bytes_a_row_and_feature():
     kept = memory.memory_of(plan, 20_000_000, lacks=False, parquet=True, by_column=False)
     assert kept.chosen == "in memory"
     assert memory.memory_of(plan, 20_000_000, lacks=False, parquet=False, by_column=None).by_column is None
+
+
+def test_with_codes_on_disk_few_bytes_a_row_are_left_whatever_the_features():
+    """`make bench-scale` measures it under a cap: 100,000,000 rows of 30 features in 2 GiB."""
+    found = []
+    for count in (30, 300):
+        features = json.dumps([f"f{i}" for i in range(count)])
+        plan = parse_plan(SUMMED.replace('["traffic", "temperature"]', features))
+        few, many = (
+            memory.memory_of(plan, n, lacks=False, parquet=True, by_column=None, on_disk=True)
+            for n in (5 * 10**6, 10**8)
+        )
+        found.append((many.on_disk - few.on_disk) / (10**8 - 5 * 10**6))
+        assert many.file == (count + 8) * 10**8
+        assert count > 30 or many.on_disk < 2**31
+    assert found[0] == found[1] <= 17

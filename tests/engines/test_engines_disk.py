@@ -1,14 +1,16 @@
-"""Codes in a memory-mapped file: the same frames and model to the byte as codes in memory, in less memory than the codes take."""
+"""Codes in a file: the same frames and model to the byte as codes in memory, in less memory than the codes take."""
 
 from __future__ import annotations
 
 import errno
 import logging
 import os
+import re
 import stat
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from hansa.roles.summed.rows_in_memory import RowsInMemory
 from hansa.trees.histogram import add_chunk, layout_of
 from hansa.trees.level import NO_CHILD_LEAVES, Level
 from hansa.trees.losses import LOSSES
-from hansa.trees.row_chunks import CHUNK_ROWS, part
+from hansa.trees.row_chunks import CHUNK_ROWS, part, spans
 from hansa.trees.worker_pool import WorkerPool
 from made_tables import plan, spread, table
 
@@ -184,12 +186,14 @@ def test_a_tree_that_is_followed_first_has_the_same_histograms_afterwards(tmp_pa
     for codes in (memory, disk):
         inside, outside = part(n_rows, lambda first, end: np.arange(first, end) % 7 > 0, np.empty(n_rows, np.uint16))
         margins = np.zeros(n_rows, np.float32)
-        tree = codes.start_tree(inside, outside, margins)
+        tree, kept = codes.start_tree(inside, outside, margins), codes.pack(1)
+        for _, first, end in spans(n_rows):
+            kept.write(first, end, partial(np.copyto, src=packed[:, first:end]))
         counts = tree.move(SPLIT)
         tree.follow(SPLIT)
         out = np.empty((2, 1, layout.cells), np.int64)
-        tree.histograms(layout, np.array([0]), packed, out[:1])
-        tree.histograms(layout, np.array([1]), packed, out[1:])
+        tree.histograms(layout, np.array([0]), kept, out[:1])
+        tree.histograms(layout, np.array([1]), kept, out[1:])
         tree.move(LEAVES)
         tree.follow(LEAVES)
         found.append((counts, out, margins))
@@ -256,7 +260,102 @@ def test_a_file_that_is_let_go_takes_no_room(tmp_path):
     codes = folder.code([(0, np.zeros((1, 50), np.float32))], 50, cuts, none, ALL_ROWS, True, WorkerPool(1))
     assert isinstance(codes, CodesOnDisk)
     folder.close()
-    assert codes._map.closed
+    assert codes.closed
+
+
+FAULT = """
+import os, resource, sys
+from pathlib import Path
+import numpy as np
+from hansa.data.quantiles import ALL_ROWS, Cuts
+from hansa.engines.disk_codes import DiskFolder
+from hansa.errors import OutputError
+from hansa.trees.histogram import layout_of
+from hansa.trees.row_chunks import part, spans
+from hansa.trees.worker_pool import WorkerPool
+
+way, folder, rows = sys.argv[1], Path(sys.argv[2]), 3 << 16
+cuts = Cuts(np.array([0, 1]), np.zeros(1, np.float32), np.array([False]))
+coded = []
+
+
+def groups():
+    coded.append(0)
+    yield 0, np.zeros((1, rows), np.float32)
+
+
+if way == "size":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (rows - 1, rows - 1))
+try:
+    codes = DiskFolder(folder, "aurora").code(groups(), rows, cuts, np.zeros(1, np.int32), ALL_ROWS, True, WorkerPool(2))
+    if way == "gradients":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (rows, rows))
+    packed = codes.pack(1)
+    for _, first, end in spans(rows):
+        packed.write(first, end, lambda room: room.fill(1))
+    if way == "cut":
+        for name in os.listdir("/proc/self/fd"):
+            held = f"/proc/self/fd/{name}"
+            if os.path.lexists(held) and os.readlink(held).startswith(str(folder)):
+                os.truncate(f"/proc/self/fd/{name}", 100)
+    tree = codes.start_tree(*part(rows, None, np.empty(rows, np.uint16)), np.zeros(rows, np.float32))
+    layout = layout_of(cuts.code_offsets, np.arange(1, dtype=np.uint32))
+    tree.histograms(layout, np.zeros(1, np.int64), packed, np.empty((1, 1, layout.cells), np.int64))
+except OutputError as error:
+    print(len(coded), error)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux names open files in /proc")
+@pytest.mark.parametrize(
+    ("way", "told"),
+    [
+        ("size", r"0 engine\.folder needs 196,608 bytes for this party's codes: .*no space is left"),
+        ("gradients", r"1 engine\.folder needs 1,572,864 bytes for this party's gradients: .*no space is left"),
+        (
+            "cut",
+            r"1 engine\.folder, .*: the file of this party's (codes|gradients) cannot be read \(.*\); mend the disk",
+        ),
+    ],
+)
+def test_a_disk_that_is_full_or_fails_ends_with_a_sentence(tmp_path, way, told):
+    """A real process: files that grow no further, before anything is coded; and a file whose end is lost, which a map would answer with
+    a signal."""
+    ended = subprocess.run([sys.executable, "-c", FAULT, way, str(tmp_path)], capture_output=True, text=True)
+    assert ended.returncode == 0, ended
+    assert re.match(told, ended.stdout), ended.stdout
+
+
+def test_an_error_of_the_device_is_told_by_name(tmp_path, monkeypatch):
+    _, disk, _ = made(tmp_path, 100)
+
+    def fails(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "preadv", fails)
+    with pytest.raises(OutputError, match=r"this party's codes cannot be read \(Input/output error\)") as caught:
+        disk.of_rows(np.array([3, 99]))
+    assert caught.value.retry
+
+
+def test_only_the_blocks_of_features_that_are_used_are_read(tmp_path, monkeypatch):
+    _, disk, cuts = made(tmp_path, 100)
+    read: list[list[int]] = []
+    codes_of = CodesOnDisk.codes_of
+    monkeypatch.setattr(
+        CodesOnDisk, "codes_of", lambda own, chunk, used=None: read.append(list(used)) or codes_of(own, chunk, used)
+    )
+    monkeypatch.setattr(disk_codes, "FEATURES_AT_ONCE", 1)
+    tree = disk.start_tree(*part(100, None, np.empty(100, np.uint16)), np.zeros(100, np.float32))
+    packed = disk.pack(1)
+    packed.write(0, 100, lambda room: room.fill(1))
+    layout = layout_of(cuts.code_offsets, np.array([0, 2], np.uint32))
+    out = np.empty((1, 1, layout.cells), np.int64)
+    tree.histograms(layout, np.zeros(1, np.int64), packed, out)
+    assert out.sum() == 200
+    tree.move(SPLIT)
+    tree.move(LEAVES)
+    assert read == [[0], [2], [1], [0], [2], []]
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
@@ -270,7 +369,7 @@ from hansa.engines.disk_codes import DiskFolder
 from hansa.roles.summed.row_codes import code_in_memory
 from hansa.trees.histogram import layout_of
 from hansa.trees.level import Level
-from hansa.trees.row_chunks import part
+from hansa.trees.row_chunks import part, spans
 from hansa.trees.worker_pool import WorkerPool
 
 way, folder, n_rows, n_features, room = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])
@@ -290,7 +389,9 @@ def train(rows, count, code):
     cuts = cuts_of(count)
     codes = code(groups(count, rows), rows, cuts, np.zeros(count, np.int32), ALL_ROWS, True, WorkerPool(2))
     layout = layout_of(cuts.code_offsets, np.arange(count, dtype=np.uint32))
-    packed, none = np.ones((1, rows), np.int64), np.zeros(0, np.float32)
+    packed, none = codes.pack(1), np.zeros(0, np.float32)
+    for _, first, end in spans(rows):
+        packed.write(first, end, lambda room: room.fill(1))
     tree = codes.start_tree(*part(rows, None, np.empty(rows, np.uint16)), np.zeros(rows, np.float32))
     out = np.empty((1, 1, layout.cells), np.int64)
     tree.histograms(layout, np.zeros(1, np.int64), packed, out)

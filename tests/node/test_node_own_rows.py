@@ -1,12 +1,17 @@
-"""What a party is told of its own rows before a run."""
+"""Who holds a party's rows: what a party is told of its own, and what the workers of an engine are told."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from hansa.engines.settings import RaySettings
+from hansa.node import own_rows
 from hansa.node.config import read_member_file
-from hansa.node.own_rows import own_rows
 from made_consortium import PLAN, cells, make_consortium, write_member, write_table
 
 HELD_OUT = PLAN + "\n[evaluation]\nfraction = 0.2\n"
@@ -19,6 +24,32 @@ def test_a_party_whose_rows_repeat_is_told_where_some_are_held_out(tmp_path, pla
     folder = make_consortium(tmp_path / "made", plan)
     columns = {name: np.tile(values[:4], 30) for name, values in cells(120, 3).items()}
     write_table(folder / "aurora.csv", columns)
-    with own_rows(read_member_file(write_member(folder, "aurora", 1)), describes=describes) as (given,):
+    with own_rows.own_rows(read_member_file(write_member(folder, "aurora", 1)), describes=describes) as (given,):
         assert any("many rows are equal" in text for text in given.warnings) == told
         assert given.n_rows == 120
+
+
+@pytest.mark.parametrize("table", ["rows", "rows/*.parquet"])
+def test_workers_that_start_in_other_folders_find_the_files(tmp_path, monkeypatch, table):
+    (tmp_path / "rows").mkdir()
+    for number in range(5):
+        (tmp_path / f"rows/{number}.parquet").touch()
+    given: list[Any] = []
+
+    class Started(Exception):
+        pass
+
+    def workers(_, sources):
+        given.extend(sources)
+        raise Started
+
+    monkeypatch.setattr(own_rows, "RayWorkers", workers)
+    monkeypatch.chdir(tmp_path)
+    plan = SimpleNamespace(custom_objective=None, custom_metric=None)
+    identity = SimpleNamespace(name="aurora")
+    member: Any = SimpleNamespace(
+        table=Path(table), engine=RaySettings(2), plan=plan, identity=identity, schema=None, by_column=None
+    )
+    with pytest.raises(Started), own_rows.own_rows(member, describes=False):
+        pass
+    assert [file for own in given for file in own.parts.files] == [tmp_path / f"rows/{n}.parquet" for n in range(5)]

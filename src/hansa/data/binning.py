@@ -104,9 +104,9 @@ def code_type(cuts: Cuts) -> type[np.uint8] | type[np.uint16]:
 
 
 def bin_columns(
-    groups: Iterable[tuple[int, Array]], cuts: Cuts, threads: int = 1, held: Array = ALL_ROWS
-) -> Iterator[Array]:
-    """The codes of `bin_groups` feature by feature, (n_rows,) each, so that no more than one feature's are held.
+    groups: Iterable[tuple[int, Array]], cuts: Cuts, rows: int, threads: int = 1, held: Array = ALL_ROWS
+) -> Iterator[tuple[int, int, Array]]:
+    """The codes of `bin_groups` feature by feature, and of each `rows` rows at a time: (the feature, the first row, codes).
 
     Each is to be used before the next one is asked for: they share memory.
     """
@@ -114,14 +114,16 @@ def bin_columns(
     no_rows = by_feature = np.empty((0, 0), dtype)
     for first, group in groups:
         for place in range(len(group)):
-            own, values = cuts.some(first + place, first + place + 1), group[place : place + 1]
-            known = with_known_missing(values, own, held) if len(held) else values
-            if by_feature.shape != known.shape:
-                by_feature = np.empty(known.shape, dtype)
-            _code_blocks(np.ascontiguousarray(known), 0, own, no_rows, by_feature, threads)
-            yield by_feature[0]
-            del values, known
-        del group  # before the next ones are read
+            own = cuts.some(first + place, first + place + 1)
+            for begin in range(0, group.shape[1], rows):
+                values = group[place : place + 1, begin : begin + rows]
+                if len(held):
+                    values = with_known_missing(values, own, held[begin : begin + rows])
+                if by_feature.shape != values.shape:
+                    by_feature = np.empty(values.shape, dtype)
+                _code_blocks(np.ascontiguousarray(values), 0, own, no_rows, by_feature, threads, begin)
+                yield first + place, begin, by_feature[0]
+        del group, values  # before the next ones are read
 
 
 def with_known_missing(features: Array, cuts: Cuts, held: Array) -> Array:
@@ -151,8 +153,10 @@ def category_codes(values: Array, n_categories: int, name: str) -> Array:
     return codes
 
 
-def _code_blocks(features: Array, begin: int, cuts: Cuts, by_row: Array, by_feature: Array, threads: int) -> None:
-    """Write the codes of the features from `begin` on."""
+def _code_blocks(
+    features: Array, begin: int, cuts: Cuts, by_row: Array, by_feature: Array, threads: int, first_row: int = 0
+) -> None:
+    """Write the codes of the features from `begin` on. `first_row`: of these rows in the table, for errors."""
     tables, table_offsets = _search_tables(cuts)
     # A missing value where none is known gets an impossible marker, which the kernel reports.
     missing_code = np.where(cuts.has_missing, cuts.n_codes - 1, -1).astype(np.int64)
@@ -168,7 +172,7 @@ def _code_blocks(features: Array, begin: int, cuts: Cuts, by_row: Array, by_feat
         with ThreadPoolExecutor(threads) as pool:
             complete = all(list(pool.map(code, edges[:-1].tolist(), edges[1:].tolist())))
     if not complete:
-        _refuse_missing(features, begin, cuts)
+        _refuse_missing(features, begin, cuts, first_row)
 
 
 def _search_tables(cuts: Cuts) -> tuple[Array, Array]:
@@ -187,12 +191,12 @@ def _search_tables(cuts: Cuts) -> tuple[Array, Array]:
     return np.concatenate(padded), np.cumsum(lengths)
 
 
-def _refuse_missing(features: Array, begin: int, cuts: Cuts) -> None:
+def _refuse_missing(features: Array, begin: int, cuts: Cuts, first_row: int) -> None:
     for feature in np.flatnonzero(~cuts.has_missing):
         missing = np.isnan(features[feature])
         if missing.any():
             raise DataError(
-                f"features: feature {begin + feature}, row {int(missing.argmax()) + 1}: expected a number, "
+                f"features: feature {begin + feature}, row {first_row + int(missing.argmax()) + 1}: expected a number, "
                 "since no row lacked this feature when the cuts were made, found a missing value; "
                 "make the cuts from these rows too"
             )

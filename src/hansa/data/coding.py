@@ -268,7 +268,7 @@ def _check_roles(
         _refuse(table, list(broken_rules(label, columns[label], "label", label_kind, classes or None)), decimal)
     if weight is not None:
         _refuse(table, list(broken_rules(weight, columns[weight], "weight", label_kind)), decimal)
-        for violation in only_zeros(table, weight, columns[weight]):
+        for violation in only_zeros(table, weight, columns[weight].values):
             raise DataError(str(violation))
 
 

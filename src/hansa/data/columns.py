@@ -16,6 +16,8 @@ LARGE_CELLS = 2**28
 
 _BYTE_END = 256
 
+_PART_ROWS = 2**20
+
 
 class Columns(Protocol):
     """One party's rows. They never leave the party."""
@@ -70,6 +72,7 @@ def each(columns: Columns) -> Iterator[Array]:
     """The features one by one: float32 (n_rows,), NaN missing."""
     for _, group in columns.groups():
         yield from group
+        del group  # before the next ones are read
 
 
 def whole(columns: Columns) -> Array:
@@ -98,7 +101,9 @@ class StoredColumn:
         n_rows = len(values)
         if not small or not _are_bytes(values):
             return cls(values, False, n_rows)
-        numbers = values.astype(np.uint8)
+        numbers = np.empty(n_rows, np.uint8)
+        for part in _parts(n_rows):
+            numbers[part] = values[part]
         if numbers.max(initial=0) > 1:
             return cls(numbers, False, n_rows)
         return cls(np.packbits(numbers), True, n_rows)
@@ -110,7 +115,15 @@ class StoredColumn:
         return self.values[first:end].astype(np.float32, copy=False)
 
 
+def _parts(n_rows: int) -> Iterator[slice]:
+    """All rows, some at a time, so that what is made of them takes little memory."""
+    for first in range(0, n_rows, _PART_ROWS):
+        yield slice(first, first + _PART_ROWS)
+
+
 def _are_bytes(values: Array) -> bool:
-    if not ((values >= 0) & (values < _BYTE_END)).all() or np.signbit(values).any():
-        return False
-    return bool((values == np.floor(values)).all())
+    for part in _parts(len(values)):
+        own = values[part]
+        if not ((own >= 0) & (own < _BYTE_END) & ~np.signbit(own) & (own == np.floor(own))).all():
+            return False
+    return True

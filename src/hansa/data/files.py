@@ -158,6 +158,41 @@ class OpenTable:
         found = self._ask(f"SELECT count(*) FROM {self.relation}", self.parameters, lambda answer: answer.fetchone())
         return int(found[0])
 
+    def blocks(self, rows: int) -> Iterator[tuple[int, OpenTable]]:
+        """The rows of Parquet files in blocks of at most so many, in order: the first row of each, from 0, and a table of its cells,
+        which is not to be closed.
+
+        Several small files are one block. A file with a column `file_row_number` is a block, whatever its size: that is what DuckDB
+        calls the numbers of rows. Raises DataError.
+        """
+        total, sources = self.count_rows(), self._sources
+        starts = [part.first_row for part in self.parts] or [0]
+        divides = "file_row_number" not in map(str.lower, self.names)
+        begun, together = 0, list[str]()
+        for source, start, end in zip(sources, starts, [*starts[1:], total], strict=True):
+            if together and end - begun > rows:
+                yield begun, self._of_files(together)
+                together = []
+            if not together:
+                begun = start
+            if end - start <= rows or not divides:
+                together.append(source)
+                continue
+            for first in range(0, end - start, rows):
+                yield start + first, self._of_rows(source, first, first + rows)
+        if together:
+            yield begun, self._of_files(together)
+
+    def _of_files(self, sources: list[str]) -> OpenTable:
+        return replace(self, parameters=(sources,), parts=())
+
+    def _of_rows(self, source: str, first: int, end: int) -> OpenTable:
+        """Rows of one file, from 0. Where DuckDB is new enough, it reads no row group but theirs."""
+        cells = _aliases(len(self.names))
+        numbered = f"read_parquet(?, hive_partitioning = false, file_row_number = true) AS t({cells}, number)"
+        chosen = f"(SELECT {cells} FROM {numbered} WHERE number >= {first} AND number < {end}) AS t"
+        return replace(self, relation=chosen, parameters=(source,), parts=())
+
     def marks(self) -> tuple[Mark, ...]:
         """What each of its Parquet files is like."""
         found = [os.stat(source) for source in self._sources]  # noqa: PTH116 (a link to an open file)

@@ -50,6 +50,7 @@ def hash_rows(
     hashes = np.full(labels.shape[-1], seed, np.uint64)
     for column in chain(features, np.atleast_2d(labels)):
         _hash_column(np.ascontiguousarray(column).view(np.uint32), hashes)
+        del column  # before the next one is read
     return hashes
 
 
@@ -111,7 +112,11 @@ def held_out(
         return np.zeros(labels.shape[-1], np.bool_)
     if subjects is not None:
         return rule.of_subjects(subjects)
-    return rule.of_hashes(hash_rows(features, labels, rule.hash_seed))
+    hashes = hash_rows(features, labels, rule.hash_seed)
+    held = np.empty(len(hashes), np.bool_)
+    for first in range(0, len(hashes), _BLOCK_ROWS):
+        held[first : first + _BLOCK_ROWS] = rule.of_hashes(hashes[first : first + _BLOCK_ROWS])
+    return held
 
 
 def equal_pairs(features: Iterable[npt.NDArray[np.float32]], labels: npt.NDArray[np.float32]) -> float:
@@ -165,6 +170,9 @@ def _keyed(subjects, seed):  # type: ignore[no-untyped-def]
     return hashes
 
 
+_BLOCK_ROWS = 2**20
+"""Rows that are looked at together, so that what is made of their hashes takes little memory."""
+
 FOLDS = 0x666F6C6473
 """Keeps the hashes of folds apart from those of held-out rows of the same seed."""
 
@@ -188,4 +196,6 @@ def keyed_digest(key: bytes, rows: Columns, *, ordered: bool = False) -> bytes:
         () if rows.subject is None else rows.subject.view(np.float32).reshape(-1, 2).T,
     )
     hashes = hash_rows(columns, rows.label, 0)
-    return hmac.new(key, (hashes if ordered else np.sort(hashes)).tobytes(), hashlib.sha256).digest()
+    if not ordered:
+        hashes.sort()
+    return hmac.new(key, hashes.data, hashlib.sha256).digest()

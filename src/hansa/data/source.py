@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -314,9 +314,14 @@ def _levels(schema: Schema) -> dict[str, tuple[Level, ...]]:
     return {**schema.levels, **(dict.fromkeys(schema.labels, schema.classes) if schema.classes else {})}
 
 
-def load(table: OpenTable, schema: Schema, names: Sequence[str]) -> dict[str, Column]:
-    """These columns of the schema, as far as the table has them once."""
-    levels = {**_levels(schema), **dictionaries_of(table, schema, names)}
+def load(
+    table: OpenTable, schema: Schema, names: Sequence[str], dictionaries: Mapping[str, tuple[str, ...]] | None = None
+) -> dict[str, Column]:
+    """These columns of the schema, as far as the table has them once.
+
+    dictionaries: as `dictionaries_of` finds them, where the table is a block of a larger one.
+    """
+    levels = {**_levels(schema), **(dictionaries_of(table, schema, names) if dictionaries is None else dictionaries)}
     wanted = {name: levels.get(name, ()) for name in names}
     return load_columns(table, wanted, schema.decimal, schema.labels, schema.date_columns)
 
@@ -338,7 +343,7 @@ def dictionaries_of(table: OpenTable, schema: Schema, names: Sequence[str] | Non
                 "cast the column to texts, or list its levels in the plan",
             )
             raise DataError(str(SchemaViolation(table.file, None, name, expected, f"the type {kind:.60}", cure)))
-        cells = np.ma.asarray(table.fetch([f"c{place}::VARCHAR"])[0])
+        cells = np.ma.asarray(table.fetch([f"DISTINCT c{place}::VARCHAR"])[0])
         texts = {str(text) for text in set(cells.compressed().tolist()) if text is not None}
         levels = tuple(sorted(text for text in texts if text.strip(SPACES).lower() not in MISSING_WORDS))
         if not levels:
@@ -528,6 +533,8 @@ class Broken:
     cure: str
     is_number: bool = False
     """Whether a number was expected: then the cure depends on the cell."""
+    rule: int = 0
+    """Of a column's rules, in their order."""
 
 
 def repeated_columns(table: OpenTable) -> Iterator[SchemaViolation]:
@@ -577,6 +584,14 @@ def value_violations(
     """At most `most` schema violations, in the schema's order."""
     if columns and not len(next(iter(columns.values())).values):
         return [no_rows(table)]
+    found = describe(table, broken_of(schema, columns, label_kind)[:most], schema.decimal)
+    if schema.weight in columns and len(found) != most:
+        found += only_zeros(table, schema.weight, columns[schema.weight].values)
+    return found
+
+
+def broken_of(schema: Schema, columns: Mapping[str, Column], label_kind: LabelKind) -> list[Broken]:
+    """The rules that these columns break, in the schema's order."""
     roles: dict[str | None, Role] = dict.fromkeys(schema.base_margin, "base margin")
     roles |= dict.fromkeys(schema.labels, "label")
     roles[schema.weight] = "weight"
@@ -590,10 +605,17 @@ def value_violations(
             broken += broken_rules(
                 name, columns[name], roles.get(name, "feature"), label_kind, levels.get(name), schema.base_margin_limit
             )
-    found = describe(table, list(dict.fromkeys(broken))[:most], schema.decimal)
-    if schema.weight in columns and len(found) != most:
-        found += only_zeros(table, schema.weight, columns[schema.weight])
-    return found
+    return list(dict.fromkeys(broken))
+
+
+def joined(blocks: Iterable[tuple[int, Sequence[Broken]]]) -> list[Broken]:
+    """The rules that one column breaks, in their order, from those that its blocks break; of each block its first row too."""
+    found: dict[int, Broken] = {}
+    for first, broken in blocks:
+        for own in broken:
+            before = found.get(own.rule, replace(own, row=first + own.row, n_rows=0))
+            found[own.rule] = replace(before, n_rows=before.n_rows + own.n_rows)
+    return [found[rule] for rule in sorted(found)]
 
 
 def no_rows(table: OpenTable) -> SchemaViolation:
@@ -601,9 +623,9 @@ def no_rows(table: OpenTable) -> SchemaViolation:
     return SchemaViolation(table.file, None, None, "at least one row", "no rows", "give a table with rows")
 
 
-def only_zeros(table: OpenTable, name: str, weight: Column) -> list[SchemaViolation]:
-    """The schema violation of weights that are all 0."""
-    if np.any(weight.values != 0):
+def only_zeros(table: OpenTable, name: str, weights: Array) -> list[SchemaViolation]:
+    """The schema violation of weights, float32 (n_rows,), that are all 0."""
+    if weights.any():
         return []
     expected, cure = "a positive weight in some row", "write weights, or name no weight column"
     return [SchemaViolation(table.file, None, name, expected, "only zeros", cure)]
@@ -627,7 +649,13 @@ def broken_rules(
     for place, (rows, expected, cure) in enumerate(rules):
         if rows.any():
             yield Broken(
-                name, int(rows.argmax()), int(np.count_nonzero(rows)), expected, cure, levels is None and place == 0
+                name,
+                int(rows.argmax()),
+                int(np.count_nonzero(rows)),
+                expected,
+                cure,
+                levels is None and place == 0,
+                place,
             )
 
 
@@ -735,18 +763,33 @@ _FEW_STEPS = 2.0**16
 _MOST_MERGED = 0.1
 
 
-def coarse_warnings(table: OpenTable, columns: Mapping[str, Column], names: Iterable[str], decimal: str) -> list[str]:
+def coarse_warnings(
+    table: OpenTable,
+    columns: Mapping[str, Column],
+    names: Iterable[str],
+    decimal: str,
+    whole: OpenTable | None = None,
+    first: int = 0,
+) -> list[str]:
     """A sentence for each of these columns of numbers whose values float32 cannot hold apart; at most one scan more.
 
     These are columns with numbers beyond 2^24 that float32 rounds, such as identifiers and time stamps, and columns whose range is
     so narrow beside their size that a tenth of their different values become equal.
+
+    Args:
+        whole: where the table is a block of a larger one, that one; the block begins at its row `first`, from 0.
     """
     places = table.places
     suspects = [
         name for name in names if table.types[places[name]] not in _EXACT_TYPES and _may_be_coarse(columns[name].values)
     ]
     doubles = load_doubles(table, suspects, decimal)
-    return [text for name in suspects if (text := _coarse(table, name, np.ma.filled(doubles[name], np.nan)))]
+    where = whole or table, whole is not None
+    found = []
+    for name in suspects:
+        text = _coarse(*where, name, np.ma.filled(doubles[name], np.nan), first)
+        found += [] if text is None else [text]
+    return found
 
 
 def _may_be_coarse(values: Array) -> bool:
@@ -759,7 +802,7 @@ def _may_be_coarse(values: Array) -> bool:
     return bool(largest >= _EXACT_END or high - low < _FEW_STEPS * np.spacing(np.float32(largest)))
 
 
-def _coarse(table: OpenTable, name: str, values: Array) -> str | None:
+def _coarse(table: OpenTable, in_part: bool, name: str, values: Array, begins: int) -> str | None:
     with np.errstate(over="ignore", under="ignore"):
         finite = np.abs(values) < np.finfo(np.float32).max
         exact = values[finite]
@@ -771,10 +814,11 @@ def _coarse(table: OpenTable, name: str, values: Array) -> str | None:
     if not (changed & (np.abs(exact) > _EXACT_END)).any() and merged <= _MOST_MERGED * distinct:
         return None
     first = int(changed.argmax())
-    others = f", and {merged} of {distinct} different values become equal to others" if merged else ""
+    some = f" of the {len(values):,} rows looked at" if in_part and len(values) < table.count_rows() else ""
+    others = f", and {merged} of {distinct} different values{some} become equal to others" if merged else ""
     beyond = "lies beyond 2^53, where float64 skips whole numbers too"
     became = f"becomes {_shortest(rounded[first])}" if rounded[first] != exact[first] else beyond
-    file, row = table.place(int(np.flatnonzero(finite)[first]))
+    file, row = table.place(begins + int(np.flatnonzero(finite)[first]))
     where = f"row {row} of {file}" if table.parts else f"row {row}"
     return (
         f"column {name!r}: float32 cannot hold its values apart: {_shortest(exact[first])} in {where} {became}"

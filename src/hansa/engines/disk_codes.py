@@ -1,21 +1,24 @@
-"""The codes of a party's rows in a memory-mapped file, so that rows times features may exceed memory. See `row_codes.RowCodes`.
+"""The codes of a party's rows in a file, so that rows times features may exceed memory. See `row_codes.RowCodes`.
 
 The file stands chunk by chunk (`trees.row_chunks`), and within a chunk feature by feature: a block of 65,536 codes each. A level is
 one pass over it: each chunk's rows move to the next nodes, and the histograms of these nodes are built, while its blocks are in memory.
-Where no histogram is needed, only the blocks of the features that nodes are split by are read. What does not depend on the number of
-features stays in memory: margins, labels, packed gradients.
+Only the blocks of those features are read that nodes are split by, or histograms are of. Packed gradients are in a second file, in the
+same chunks. What stays in memory are each row's margins, its place in the tree and its label.
+
+Files are read and written with `pread` and `pwrite`, not mapped: a disk that fails is then an error with a sentence, where a map would
+end the process by a signal (SIGBUS).
 """
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import logging
-import mmap
 import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,6 +40,12 @@ _LOG = logging.getLogger("hansa.engines")
 
 TOLD_EVERY_S = 10.0
 """Seconds between two lines of the log about one pass."""
+
+BLOCK_CHUNKS = 32
+"""Chunks of a feature that are coded together."""
+
+FEATURES_AT_ONCE = 64
+"""Features of a chunk whose histograms are built together, so that few of a wide table's codes are in memory."""
 
 _NO_NODES = np.zeros(0, np.int64)
 
@@ -66,19 +75,13 @@ class DiskFolder:
     ) -> RowCodes:
         """`row_codes.CodeRows` into a file. Raises OutputError where the folder has no room for it, before anything is coded."""
         dtype = code_type(cuts)
-        size = n_rows * cuts.n_features * dtype().itemsize
         progress = _Progress(f"party {self._owner!r}: features coded", cuts.n_features)
-        try:
-            with tempfile.TemporaryFile(dir=self._folder, prefix="hansa-", buffering=0) as file:
-                _reserve(file, size)
-                for feature, codes in enumerate(bin_columns(groups, cuts, pool.threads, held)):
-                    _write(file.fileno(), codes, feature, cuts.n_features)
-                    progress.add()
-                mapped = mmap.mmap(file.fileno(), size)
-        except OSError as error:
-            raise _no_room(self._folder, size, error) from error
-        made = CodesOnDisk(mapped, np.dtype(dtype), n_rows, cuts, n_categories, pool, self._owner)
+        made = CodesOnDisk(self._folder, np.dtype(dtype), n_rows, cuts, n_categories, pool, self._owner)
         self._made.append(made)
+        for feature, first, codes in bin_columns(groups, cuts, BLOCK_CHUNKS * CHUNK_ROWS, pool.threads, held):
+            made.put(feature, first, codes)
+            if first + len(codes) == n_rows:
+                progress.add()
         return made
 
     def close(self) -> None:
@@ -97,25 +100,75 @@ def _prepare() -> None:
         add_chunk(codes, np.zeros(0, np.uint32), np.zeros(1, np.uint64), *of_nodes, np.zeros((0, 1, 0), np.int64))
 
 
-def _no_room(folder: Path, size: int, error: OSError) -> OutputError:
-    why = failed(folder, error)
-    return OutputError(f"engine.folder needs {size:,} bytes for this party's codes: {why}", retry=why.retry)
+class _File:
+    """A file without a name in a folder, of a size that does not change, this user's alone.
+
+    Args:
+        folder: where. size: its bytes, for which there is room from now on. what: is in it, for errors.
+
+    Raises OutputError where the folder has no room for it.
+    """
+
+    def __init__(self, folder: Path, size: int, what: str) -> None:
+        self._folder = folder
+        self._what = what
+        try:
+            self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder, prefix="hansa-", buffering=0)  # noqa: SIM115 (`close`)
+            self._descriptor = self._file.fileno()
+            _reserve(self._file, size)
+        except OSError as error:
+            why = failed(folder, error)
+            raise OutputError(f"engine.folder needs {size:,} bytes for {what}: {why}", retry=why.retry) from error
+
+    def close(self) -> None:
+        """Let it go."""
+        self._file.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was let go."""
+        return self._file.closed
+
+    def write(self, values: npt.NDArray[Any], at: int) -> None:
+        """Put values, C-contiguous, at a byte of the file. Raises OutputError."""
+        left = values.data.cast("B")
+        try:
+            while left:
+                written = os.pwrite(self._descriptor, left, at)
+                left, at = left[written:], at + written
+        except OSError as error:
+            raise self._failed("written", error) from error
+
+    def read(self, values: npt.NDArray[Any], at: int) -> None:
+        """Fill values, C-contiguous, with what stands at a byte of the file. Raises OutputError."""
+        left = values.data.cast("B")
+        try:
+            while left:
+                found = os.preadv(self._descriptor, [left], at)
+                if not found:
+                    raise OSError(errno.EIO, "its end is missing")
+                left, at = left[found:], at + found
+        except OSError as error:
+            raise self._failed("read", error) from error
+
+    def read_ahead(self, at: int, size: int) -> None:
+        """Have the system read some bytes before their turn."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._descriptor, at, size, os.POSIX_FADV_WILLNEED)
+
+    def _failed(self, how: str, error: OSError) -> OutputError:
+        why = error.strerror or str(error)
+        return OutputError(
+            f"engine.folder, {self._folder}: the file of {self._what} cannot be {how} ({why}); mend the disk, or name another folder, "
+            "and start again",
+            retry=True,
+        )
 
 
 def _reserve(file: IO[bytes], size: int) -> None:
-    """Take the room on the disk now: what is read through a map can report no error. Raises OSError."""
+    """Take the room on the disk now, so that a full one is told before the work and not in the middle of it. Raises OSError."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, size)
-
-
-def _write(descriptor: int, codes: npt.NDArray[Any], feature: int, n_features: int) -> None:
-    """Put the codes of one feature, (n_rows,), where its blocks stand."""
-    for _, first, end in spans(len(codes)):
-        at = (first * n_features + feature * (end - first)) * codes.itemsize
-        left = codes[first:end].data.cast("B")
-        while left:
-            written = os.pwrite(descriptor, left, at)
-            left, at = left[written:], at + written
 
 
 class _Progress:
@@ -144,13 +197,15 @@ class CodesOnDisk:
     """See `row_codes.RowCodes`.
 
     Args:
-        mapped: the file. dtype: of codes. n_rows, cuts, n_categories: as for `DiskFolder.code`. pool: compute threads: each passes over
-            chunks of its own. owner: the party, for what is logged.
+        folder: where the files are. dtype: of codes. n_rows, cuts, n_categories: as for `DiskFolder.code`. pool: compute threads: each
+            passes over chunks of its own. owner: the party, for what is logged.
+
+    Raises OutputError where the folder has no room.
     """
 
     def __init__(
         self,
-        mapped: mmap.mmap,
+        folder: Path,
         dtype: np.dtype[Any],
         n_rows: int,
         cuts: Cuts,
@@ -158,10 +213,11 @@ class CodesOnDisk:
         pool: WorkerPool,
         owner: str,
     ) -> None:
-        self._map = mapped
+        self._folder = folder
         self._dtype = dtype
-        self._n_rows = n_rows
-        self._n_features = cuts.n_features
+        self.n_features = cuts.n_features
+        self._file = _File(folder, n_rows * cuts.n_features * dtype.itemsize, "this party's codes")
+        self._packed: list[PackedOnDisk] = []
         self.missing = missing_codes(cuts)
         self.n_categories = n_categories
         self.pool = pool
@@ -172,12 +228,34 @@ class CodesOnDisk:
         self.in_order = np.empty((pool.threads, rows), np.int64)
 
     def close(self) -> None:
-        """Let the file go."""
-        with contextlib.suppress(BufferError):  # an array of it is still in use where a run failed: it goes with that
-            self._map.close()
+        """Let the files go."""
+        self._file.close()
+        for own in self._packed:
+            own.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the files were let go."""
+        return self._file.closed
+
+    def put(self, feature: int, first: int, codes: npt.NDArray[Any]) -> None:
+        """Write the codes of one feature where its blocks stand: those of rows from `first` on, which begins a chunk."""
+        for chunk in range(first // CHUNK_ROWS, -(-(first + len(codes)) // CHUNK_ROWS)):
+            _, begin, end = self.spans[chunk]
+            self._file.write(codes[begin - first : end - first], self._at(chunk, feature))
+
+    def _at(self, chunk: int, feature: int) -> int:
+        """Where the codes of a feature in a chunk stand, in bytes."""
+        _, first, end = self.spans[chunk]
+        return (first * self.n_features + feature * (end - first)) * self._dtype.itemsize
+
+    def pack(self, planes: int) -> PackedOnDisk:
+        made = PackedOnDisk(self._folder, planes, self.spans, self.pool.threads)
+        self._packed.append(made)
+        return made
 
     def of_rows(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
-        found = np.empty((len(rows), self._n_features), self._dtype)
+        found = np.empty((len(rows), self.n_features), self._dtype)
         chunk_of = rows // CHUNK_ROWS
         for chunk in np.unique(chunk_of).tolist():
             asked = np.flatnonzero(chunk_of == chunk)
@@ -191,20 +269,61 @@ class CodesOnDisk:
     def start_tree(self, inside: ChunkedRows, outside: ChunkedRows, margins: npt.NDArray[np.float32]) -> RowsInTree:
         return _TreeOnDisk(self, inside, outside, margins)
 
-    def codes_of(self, chunk: int) -> npt.NDArray[Any]:
-        """(n_features, rows of the chunk), a view of the file."""
+    def codes_of(self, chunk: int, features: npt.NDArray[np.integer] | None = None) -> npt.NDArray[Any]:
+        """The codes of some features, ascending, or of all: (features, rows of the chunk)."""
+        own = np.arange(self.n_features) if features is None else features
         _, first, end = self.spans[chunk]
-        count, at = (end - first) * self._n_features, first * self._n_features * self._dtype.itemsize
-        return np.frombuffer(self._map, self._dtype, count, at).reshape(self._n_features, end - first)
+        found = np.empty((len(own), end - first), self._dtype)
+        if len(own) and own[-1] - own[0] == len(own) - 1:
+            self._file.read(found, self._at(chunk, int(own[0])))
+        else:
+            for row, feature in zip(found, own.tolist(), strict=True):
+                self._file.read(row, self._at(chunk, feature))
+        return found
 
-    def advise(self, chunk: int, *, soon: bool) -> None:
-        """Have the system read a chunk before its turn, or let its memory go."""
-        if chunk >= len(self.spans) or not hasattr(self._map, "madvise"):
-            return
+    def read_ahead(self, chunk: int) -> None:
+        """Have the system read a chunk before its turn."""
         _, first, end = self.spans[chunk]
-        size = self._n_features * self._dtype.itemsize
-        advice = mmap.MADV_WILLNEED if soon else mmap.MADV_DONTNEED
-        self._map.madvise(advice, first * size, (end - first) * size)
+        self._file.read_ahead(self._at(chunk, 0), (end - first) * self.n_features * self._dtype.itemsize)
+
+
+class PackedOnDisk:
+    """See `row_codes.PackedRows`: chunk by chunk in a file, and within a chunk plane by plane.
+
+    Args:
+        folder: where. planes: int64 words of a row. spans: of the chunks. threads: that read.
+
+    Attributes:
+        planes: as given.
+
+    Raises OutputError where the folder has no room.
+    """
+
+    def __init__(self, folder: Path, planes: int, spans: list[tuple[int, int, int]], threads: int) -> None:
+        self.planes = planes
+        self._spans = spans
+        self._file = _File(folder, 8 * planes * spans[-1][2], "this party's gradients")
+        self._blocks = np.empty((threads, planes * spans[0][2]), np.int64)
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._file.close()
+
+    def write(self, first: int, end: int, fill: Callable[[Int64], None]) -> None:
+        block = self._block(first, end, 0)
+        fill(block)
+        self._file.write(block, 8 * self.planes * first)
+
+    def of_chunk(self, chunk: int, thread: int) -> Int64:
+        """(planes, rows of the chunk), a thread's own until it asks again."""
+        _, first, end = self._spans[chunk]
+        block = self._block(first, end, thread)
+        self._file.read(block, 8 * self.planes * first)
+        return block
+
+    def _block(self, first: int, end: int, thread: int) -> Int64:
+        found: Int64 = self._blocks[thread, : self.planes * (end - first)].reshape(self.planes, end - first)
+        return found
 
 
 class _TreeOnDisk:
@@ -225,7 +344,7 @@ class _TreeOnDisk:
         self._layout: Layout | None = None
         self._built, self._sums = _NO_NODES, np.zeros((0, 0, 0), np.int64)
 
-    def histograms(self, layout: Layout, positions: Int64, packed: Int64, out: Int64) -> None:
+    def histograms(self, layout: Layout, positions: Int64, packed: PackedOnDisk, out: Int64) -> None:
         self._layout, self._packed = layout, packed
         if not len(self._built) or not np.isin(positions, self._built).all():
             self._pass(None, positions)
@@ -251,31 +370,35 @@ class _TreeOnDisk:
         counts = np.zeros((threads, 2 * splits), np.int64)
         shape = (len(positions), 0, 0)
         if layout is not None and len(positions):
-            shape = len(positions), len(self._packed), layout.cells
+            shape = len(positions), self._packed.planes, layout.cells
         sums = np.zeros((threads, *shape), np.int64)
         inside = self._inside if level is None else self._inside.below(level)
         outside = self._outside.below(level) if level is not None and self._has_outside else self._outside
         progress = _Progress(f"party {file.owner!r}: blocks of rows passed", len(file.spans))
 
+        builds = layout is not None and len(positions) > 0
+        moving = None if level is None else _SplitFeatures.of(level, file)
+
         def work(thread: int, begin: int, end: int, start_signal: StartSignal) -> None:
             send_start(start_signal)
             scratch, in_order = file.scratch[thread], file.in_order[thread]
             for chunk in range(begin, end):
-                if layout is not None and len(positions) and chunk + 1 < end:
-                    file.advise(chunk + 1, soon=True)
-                codes = file.codes_of(chunk)
+                if builds and chunk + 1 < end:
+                    file.read_ahead(chunk + 1)
                 _, first, last = file.spans[chunk]
-                if level is not None:
-                    margins = self._margins[first:last]
-                    counts[thread] += self._advance(codes, scratch, chunk, self._inside, inside, level, margins)
+                if moving is not None:
+                    codes, margins = file.codes_of(chunk, moving.features), self._margins[first:last]
+                    counts[thread] += self._advance(codes, scratch, chunk, self._inside, inside, moving, margins)
                     if self._has_outside:
-                        self._advance(codes, scratch, chunk, self._outside, outside, level, margins)
-                if layout is not None and len(positions):
+                        self._advance(codes, scratch, chunk, self._outside, outside, moving, margins)
+                if builds and layout is not None:
                     starts, ends = inside.starts[positions, chunk], inside.ends[positions, chunk]
-                    of_nodes = self._rows, starts, ends, self._packed, first, in_order
-                    add_chunk(codes, layout.columns, layout.offsets, *of_nodes, sums[thread])
-                del codes
-                file.advise(chunk, soon=False)
+                    of_nodes = self._rows, starts, ends, self._packed.of_chunk(chunk, thread), 0, in_order
+                    for begun in range(0, len(layout.columns), FEATURES_AT_ONCE):
+                        columns = layout.columns[begun : begun + FEATURES_AT_ONCE]
+                        offsets = layout.offsets[begun : begun + len(columns) + 1]
+                        places = np.arange(len(columns), dtype=np.uint32)
+                        add_chunk(file.codes_of(chunk, columns), places, offsets, *of_nodes, sums[thread])
                 progress.add()
 
         file.pool.share(work, len(file.spans))
@@ -291,18 +414,40 @@ class _TreeOnDisk:
         chunk: int,
         before: _Nodes,
         after: _Nodes,
-        level: Level,
+        moving: _SplitFeatures,
         margins: npt.NDArray[np.float32],
     ) -> Int64:
-        """Move the rows of one chunk."""
+        """Move the rows of one chunk; codes: of the features that nodes are split by."""
         # Copies: kernels are compiled for arrays that are contiguous.
         spans_before = before.starts[:, chunk, None].copy(), before.ends[:, chunk, None].copy()
         starts, ends, counts = advance(
-            codes, self._file.missing, self._file.n_categories, self._rows, scratch, *spans_before, *level, margins
+            codes, moving.missing, moving.n_categories, self._rows, scratch, *spans_before, *moving.level, margins
         )
         after.starts[:, chunk], after.ends[:, chunk] = starts[:, 0], ends[:, 0]
         found: Int64 = counts
         return found
+
+
+@dataclass(frozen=True, eq=False)
+class _SplitFeatures:
+    """A level that knows no features but those that its nodes are split by.
+
+    Attributes:
+        features: their numbers, ascending. level: with their places there in place of numbers. missing, n_categories: of each.
+    """
+
+    features: npt.NDArray[np.integer]
+    level: Level
+    missing: npt.NDArray[np.int32]
+    n_categories: npt.NDArray[np.int32]
+
+    @classmethod
+    def of(cls, level: Level, codes: CodesOnDisk) -> _SplitFeatures:
+        """Of any level."""
+        splits = level.feature >= 0
+        features = np.unique(level.feature[splits])
+        places = np.where(splits, np.searchsorted(features, level.feature), -1).astype(np.int32)
+        return cls(features, level._replace(feature=places), codes.missing[features], codes.n_categories[features])
 
 
 class _Nodes:

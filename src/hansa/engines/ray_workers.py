@@ -51,6 +51,7 @@ def connect(settings: RaySettings) -> tuple[Any, bool]:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise PlanError(
                 f"engine.address is {settings.address!r}, and no Ray cluster answers there ({error}); start one (`ray start --head`), "
+                "give this process the cluster's RAY_ variables (RAY_USE_TLS, RAY_AUTH_MODE and those beside them) where it has some, "
                 'or say address = "local" for one on this host that ends with the run',
                 cure="start a Ray cluster",
             ) from error

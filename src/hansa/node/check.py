@@ -244,12 +244,12 @@ def _rules(member: MemberFile, source: Source, readable: bool) -> tuple[PolicyRu
 
 
 def _room(member: MemberFile, memory: Memory | None) -> tuple[PolicyRule, ...]:
-    """Whether the folder of the engine has room for the codes."""
+    """Whether the folder of the engine has room for its files."""
     if not isinstance(member.engine, DiskSettings) or memory is None or memory.file is None:
         return ()
     folder = member.engine.folder
     free = shutil.disk_usage(folder).free
-    text = f"the codes take {size(memory.file)} in {folder}, which has {size(free)} free"
+    text = f"the codes and gradients take {size(memory.file)} in {folder}, which has {size(free)} free"
     return (PolicyRule("engine.folder", free >= memory.file, text),)
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from hansa.data.columns import LARGE_CELLS
+from hansa.data.streamed import BLOCK_ROWS
 from hansa.plan import COOPETITIVE, Plan
 from hansa.printable import size
 from hansa.roles.summed.side_by_side import trees_at_once
@@ -21,6 +22,9 @@ MEMORY = Path("/proc/meminfo")
 
 PROCESS_BYTES = 400e6
 """About what a party's process takes beside its rows, buffers of what it reads included (`benchmarks/bench_memory.py`)."""
+
+DUCKDB_BYTES = 24
+"""About what handing over a value of four bytes takes, its arrays and the copy of them included (measured)."""
 
 CODES_OF_A_BYTE = 256
 
@@ -33,7 +37,7 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         in_memory: where its rows are read into memory. by_column: where they are read by column; None where they cannot be.
-        on_disk: where, besides, their codes are on disk (`engine`); None as above. file: bytes of the file of codes then.
+        on_disk: where, besides, their codes are on disk (`engine`); None as above. file: bytes of the files there then.
         chosen: how this table is read. free: what the machine can give, or None where it does not say.
     """
 
@@ -53,8 +57,8 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         found[0] += f" (by_column in its file). This table is read {WAYS[self.chosen]}{free}."
         if self.on_disk is not None and self.file is not None:
             found.append(
-                f'With its codes on disk (engine.kind = "disk" in its file) it takes about {size(self.on_disk)} of memory, and a '
-                f"file of {size(self.file)}."
+                f'With its codes on disk (engine.kind = "disk" in its file) it takes about {size(self.on_disk)} of memory, and '
+                f"files of {size(self.file)}."
             )
         return found
 
@@ -93,7 +97,7 @@ def memory_of(
         in_memory=_bytes_of(plan, n_rows, lacks, large, streamed=False),
         by_column=_bytes_of(plan, n_rows, lacks, True, streamed=True) if possible else None,
         on_disk=by_file if possible else None,
-        file=n_rows * len(plan.schema.features) * _code_bytes(plan, lacks) if possible else None,
+        file=n_rows * _file_bytes(plan, lacks) if possible else None,
         chosen="on disk" if on_disk else "by column" if streamed else "in memory",
         free=free_memory(),
     )
@@ -103,6 +107,18 @@ def _code_bytes(plan: Plan, lacks: bool) -> int:
     """Bytes of a code."""
     most = max([plan.parameters.max_bin + lacks, *(len(own) + 1 for own in plan.schema.categories)])
     return 1 if most <= CODES_OF_A_BYTE else 2
+
+
+def _file_bytes(plan: Plan, lacks: bool) -> int:
+    """Bytes a row of the files in an engine's folder: of its codes, and of packed gradients of trees side by side."""
+    features, packed = len(plan.schema.features), _packed_bytes(plan)
+    at_once = min(trees_at_once(plan, features, packed // 8, 1), plan.parameters.outputs)
+    return features * _code_bytes(plan, lacks) + packed * at_once
+
+
+def _packed_bytes(plan: Plan) -> int:
+    """Bytes of a row's packed gradient and hessian."""
+    return 8 if _narrow(plan) else 16
 
 
 def _sums_of(plan: Plan, threads: int) -> int:
@@ -127,6 +143,7 @@ def _bytes_of(plan: Plan, n_rows: int, lacks: bool, large: bool, *, streamed: bo
     features, outputs = len(schema.features), parameters.outputs
     of_code = _code_bytes(plan, lacks)
     codes = 0 if on_disk else features * of_code * (1 if large else 2)
+    ids = 8 * (schema.id is not None)
     columns = len(schema.labels) + (schema.weight is not None)
     hashes = 8 if parameters.subsample < 1 else 0
     held = plan.evaluation_fraction * 4 * (1 + columns) + (plan.evaluation_fraction > 0) / 8
@@ -135,14 +152,19 @@ def _bytes_of(plan: Plan, n_rows: int, lacks: bool, large: bool, *, streamed: bo
     derivatives = 16 * outputs if not large or parameters.trees_per_round > 1 else 0
     leaves = 4 if parameters.quantiles else 0  # of which leaf a row is in, before the leaves have values
     starts = 4 * outputs if parameters.quantiles and parameters.num_parallel_tree > 1 else 0
-    packed = 8 if _narrow(plan) else 16
-    at_once = trees_at_once(plan, features, packed // 8, n_rows)  # or fewer, where features have many bins
+    packed = 0 if on_disk else _packed_bytes(plan)
+    at_once = trees_at_once(plan, features, _packed_bytes(plan) // 8, n_rows)  # or fewer, where features have many bins
     beside = (at_once - 1) * (2 + 4 * (parameters.num_parallel_tree > 1)) + (min(at_once, outputs) - 1) * packed
     training = codes + 4 * outputs + leaves + starts + packed + 2 + kept + held + hashes + derivatives + beside
-    one_column = (6 if plan.evaluation_fraction == 0 else 12) + (of_code if on_disk else 0)
-    coding = codes + 4 * columns + hashes + held + (one_column if streamed else 4 * features)
-    reading = 4 * columns + (24 if streamed else 7.5 * features)  # measured: DuckDB's arrays, and the copy of them
-    return math.ceil(PROCESS_BYTES + n_rows * max(training, coding, reading))
+    whole = 4 * columns + ids + 8 * (schema.weight is not None)  # weights too as the whole numbers that are summed
+    one_column = 5 if on_disk else 6 if plan.evaluation_fraction == 0 else 12
+    coding = codes + whole + hashes + held + (one_column if streamed else 4 * features)
+    if not streamed:
+        reading = 7.5 * features  # measured: DuckDB's arrays, and the copy of them
+    else:  # a column, and the rows' hashes: by them rows are held out or drawn, and the state knows the table
+        reading = 4 + max(9 if plan.evaluation_fraction else 8, hashes, DUCKDB_BYTES * (schema.id is not None))
+    blocks = (DUCKDB_BYTES - 4) * min(n_rows, BLOCK_ROWS) if streamed else 0  # the column is counted already
+    return math.ceil(PROCESS_BYTES + max(n_rows * training, blocks + n_rows * max(coding, whole + reading)))
 
 
 def free_memory() -> int | None:

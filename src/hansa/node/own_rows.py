@@ -131,7 +131,7 @@ def own_rows(member: MemberFile, *, describes: bool) -> Iterator[list[OwnRows]]:
             yield given
         return
     assert isinstance(member.table, Path)  # `config` takes an engine for files alone
-    files = parts_of(member.table)
+    files = parts_of(member.table.absolute())  # workers start in other folders
     assert files is not None
     functions = NO_FUNCTION_FILES
     if not describes and (member.plan.custom_objective or member.plan.custom_metric):

@@ -231,7 +231,9 @@ class RecodedColumns:
                 present = ~np.isnan(values)
                 codes = np.minimum(values[present], len(self.codes[place]) - 1)
                 values[present] = self.codes[place][codes.astype(np.int64)]
+                del values
             yield first, group
+            del group  # before the next ones are read
 
     def close(self) -> None:
         """As `columns.Columns`."""

@@ -21,6 +21,13 @@ PARALLEL_VALUES = 200_000
 """Rows times columns of a tree below which one thread builds histograms as fast as several."""
 
 
+class PackedRows(Protocol):
+    """Gradients and hessians of all rows as whole numbers (`objective.pack`), int64 (planes, n_rows)."""
+
+    def write(self, first: int, end: int, fill: Callable[[Int64], None]) -> None:
+        """Have `fill` write those of one chunk's rows, from first to end, into an array int64 (planes, end - first)."""
+
+
 class RowsInTree(Protocol):
     """One party's rows in a tree that grows. Calls come by level: `histograms`, `move`, `follow`.
 
@@ -31,11 +38,11 @@ class RowsInTree(Protocol):
     @property
     def n_rows(self) -> int: ...
 
-    def histograms(self, layout: histogram.Layout, positions: Int64, packed: Int64, out: Int64) -> None:
+    def histograms(self, layout: histogram.Layout, positions: Int64, packed: Any, out: Int64) -> None:
         """Write the histograms of the active nodes at `positions` to out, int64 (positions, planes, cells).
 
         Args:
-            packed: int64 (planes, n_rows), the same through a tree.
+            packed: what the `pack` of the same codes made, the same through a tree.
         """
 
     def move(self, level: Level) -> Int64:
@@ -55,6 +62,9 @@ class RowCodes(Protocol):
             inside: the rows trained on. outside: all others, which share an array with them. Both are reordered.
             margins: float32 (n_rows,): increased by the leaf values as leaves appear.
         """
+
+    def pack(self, planes: int) -> PackedRows:
+        """Room for the packed gradients of all rows. Raises OutputError where there is none."""
 
     def of_rows(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
         """The codes of some rows, (rows, n_features)."""
@@ -93,6 +103,20 @@ def code_in_memory(
     return CodesInMemory(binned, missing_codes(cuts), n_categories, pool)
 
 
+class PackedInMemory:
+    """See `PackedRows`.
+
+    Attributes:
+        values: int64 (planes, n_rows).
+    """
+
+    def __init__(self, planes: int, n_rows: int) -> None:
+        self.values = np.empty((planes, n_rows), np.int64)
+
+    def write(self, first: int, end: int, fill: Callable[[Int64], None]) -> None:
+        fill(self.values[:, first:end])
+
+
 class CodesInMemory:
     """See `RowCodes`.
 
@@ -120,6 +144,9 @@ class CodesInMemory:
             RowPartition(codes, self._missing, self._n_categories, rows, margins) for rows in (inside, outside)
         )
         return _TreeInMemory(self._binned.codes, trained, others, self._pool, self._buffers)
+
+    def pack(self, planes: int) -> PackedInMemory:
+        return PackedInMemory(planes, len(self._binned.codes))
 
     def of_rows(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
         codes: npt.NDArray[Any] = self._binned.codes[rows]
@@ -154,12 +181,12 @@ class _TreeInMemory:
     def n_rows(self) -> int:
         return self._inside.n_rows
 
-    def histograms(self, layout: histogram.Layout, positions: Int64, packed: Int64, out: Int64) -> None:
+    def histograms(self, layout: histogram.Layout, positions: Int64, packed: PackedInMemory, out: Int64) -> None:
         partition, pool = self._inside, self._pool
         starts, ends = partition.starts[positions], partition.ends[positions]
         sums = self._buffers.get("sums", (pool.threads, layout.scratch))
         columns = layout.columns
-        work = (self._codes, columns, layout.offsets, layout.stride, partition.rows, starts, ends, packed)
+        work = (self._codes, columns, layout.offsets, layout.stride, partition.rows, starts, ends, packed.values)
         if pool.threads > 1 and partition.n_rows * len(columns) >= PARALLEL_VALUES:
             histogram.build_histograms_parallel(*work, sums, out, pool)
         else:

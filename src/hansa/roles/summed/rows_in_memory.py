@@ -6,6 +6,7 @@ import itertools
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -32,11 +33,13 @@ from hansa.roles.summed.custom import (
 from hansa.roles.summed.features import feature_rules, without_categories
 from hansa.roles.summed.levels import RecodedColumns, content_codes, count_levels, own_codes, told_levels
 from hansa.roles.summed.party_rows import Counts, DoesNotFit, Int64, TrainingStart
-from hansa.roles.summed.row_codes import CodeRows, RowCodes, RowsInTree, code_in_memory
+from hansa.roles.summed.row_codes import CodeRows, PackedRows, RowCodes, RowsInTree, code_in_memory
 from hansa.roles.summed.statistics import (
+    EXPONENTS,
     MagnitudeBounds,
     balanced,
     count_magnitudes,
+    label_sums,
     metric_scale,
     sum_classes,
     sum_labels,
@@ -51,6 +54,9 @@ from hansa.trees.metrics import metric_sums
 from hansa.trees.row_chunks import ChunkedRows, part, spans
 from hansa.trees.sampling import draw_by_contents
 from hansa.trees.worker_pool import WorkerPool
+
+BLOCK_ROWS = 2**20
+"""Rows whose labels are looked at together before training: a multiple of 8."""
 
 EXPLAINED_AT_ONCE = 16_384
 """Rows whose SHAP values are in memory together."""
@@ -93,7 +99,7 @@ class _Place:
         drawn: the rows that the tree trains on, and all others. tree: where they stand in it. output: whose margins it moves, -1
             before it begins. gained: float32 (n_rows,), what margins gain once the trees before it have ended; None where they gain it
             at once.
-        packed: int64 (planes, n_rows), gradients as whole numbers; trees of one forest share it. packs: output and scales of them.
+        packed: gradients as whole numbers, None before there are any; trees of one forest share it. packs: output and scales of them.
     """
 
     drawn: tuple[ChunkedRows, ChunkedRows]
@@ -103,7 +109,7 @@ class _Place:
         self.rows = rows
         self.output = -1
         self.gained: npt.NDArray[np.float32] | None = None
-        self.packed = np.empty((0, 0), np.int64)
+        self.packed: PackedRows | None = None
         self.packs: tuple[int, objective.Scales] | None = None
 
 
@@ -166,8 +172,19 @@ class RowsInMemory:
         return len(self._evaluation)
 
     def label_counts(self) -> tuple[LabelCounts, LabelCounts]:
-        held = self._held_out(0, self.n_rows) if len(self._evaluation) else np.zeros(self.n_rows, np.bool_)
-        return label_counts(self._labels, held)
+        trained: LabelCounts = {}
+        held: LabelCounts = {}
+        for first, end in self._blocks():
+            out = self._held_out(first, end) if len(self._evaluation) else np.zeros(end - first, np.bool_)
+            for counts, own in zip((trained, held), label_counts(self._labels[:, first:end], out), strict=True):
+                for label, count in own.items():
+                    counts[label] = counts.get(label, 0) + count
+        return trained, held
+
+    def _blocks(self) -> Iterator[tuple[int, int]]:
+        """All rows, some at a time: (the first, the one behind the last)."""
+        for first in range(0, self.n_rows, BLOCK_ROWS):
+            yield first, min(first + BLOCK_ROWS, self.n_rows)
 
     def join(self, n_rows: int, n_evaluation: int, n_parties: int, own: int) -> None:
         self._all_rows, self._all_evaluation = n_rows, n_evaluation
@@ -191,32 +208,50 @@ class RowsInMemory:
 
     def _held_out(self, first: int, end: int) -> npt.NDArray[np.bool_]:
         """Whether each row from first, a multiple of 8, to end is held out; some rows are."""
-        return np.unpackbits(self._held_bits[first // 8 :], count=end - first).view(np.bool_)
+        return np.unpackbits(self._held_bits[first // 8 : -(-end // 8)], count=end - first).view(np.bool_)
 
     def _counted(self) -> npt.NDArray[np.bool_]:
         """The rows trained on, bool (rows,), or `ALL_ROWS`."""
-        return ~self._held_out(0, self.n_rows) if len(self._evaluation) else ALL_ROWS
+        if not len(self._evaluation):
+            return ALL_ROWS
+        held = self._held_out(0, self.n_rows)
+        return np.logical_not(held, out=held)
 
     def count_magnitudes(self) -> Int64:
-        return count_magnitudes(self._labels, self._weights)
+        weights = self._weights
+        return sum(
+            (
+                count_magnitudes(self._labels[:, first:end], None if weights is None else weights[first:end])
+                for first, end in self._blocks()
+            ),
+            np.zeros((len(self._labels) + 1, EXPONENTS), np.int64),
+        )
 
     def count_levels(self) -> Int64:
         return count_levels(self._plan, self._table, self._counted())
 
     def sum_labels(self, label_unit: int, weight_unit: int) -> Int64:
-        counted = self._counted()
-        labels, weights = self._labels, self._weights
-        if len(counted):
-            labels, weights = labels[:, counted], None if weights is None else weights[counted]
         parameters = self._plan.parameters
-        parts = []
+        totals = [0] * label_sums(parameters)
+        fixed = []
         with _told():
-            for own in labels:
-                given = (own, weights, label_unit, weight_unit)
-                parts += [sum_labels(*given), sum_steps(parameters, *given), sum_classes(parameters, *given)]
-            if weights is not None and not self._describes:  # a description counts rows
-                self._fixed_weights = objective.fixed_weights(weights, weight_unit)
-        return np.concatenate(parts)
+            for first, end in self._blocks():
+                labels = self._labels[:, first:end]
+                weights = None if self._weights is None else self._weights[first:end]
+                if len(self._evaluation):
+                    counted = ~self._held_out(first, end)
+                    labels, weights = labels[:, counted], None if weights is None else weights[counted]
+                parts = []
+                for own in labels:
+                    given = (own, weights, label_unit, weight_unit)
+                    parts += [sum_labels(*given), sum_steps(parameters, *given), sum_classes(parameters, *given)]
+                totals = [total + own for total, own in zip(totals, np.concatenate(parts).tolist(), strict=True)]
+                if weights is not None and not self._describes:  # a description counts rows
+                    fixed.append(objective.fixed_weights(weights, weight_unit))
+            if max(map(abs, totals)) > 2**objective.SUM_BITS:
+                raise HansaError(f"sums of labels and weights do not fit {objective.SUM_BITS} bits in the units told")
+        self._fixed_weights = np.concatenate(fixed) if fixed else None
+        return np.array(totals, np.int64)
 
     def count_cells(self, request: CutRequest) -> tuple[Counts, Int64 | None]:
         counted, weights = self._counted(), self._fixed_weights
@@ -229,14 +264,24 @@ class RowsInMemory:
             asked = request.of(first, first + len(group))
             if not asked.n_counts:
                 continue
-            if self._describes:
-                values = describing.searched_values(group, describing.columns_of(self._plan), first)
-            else:
-                values = without_categories(group, rules, first)
-            counts.append(count_cells(values, asked, counted))
+            of_group, weighed, used = np.zeros(asked.n_counts, np.uint32), np.zeros(asked.n_counts, np.int64), 0
+            # Of features that come one by one a block is no copy.
+            for begin, end in self._blocks() if len(group) == 1 else ((0, self.n_rows),):
+                block, own = group[:, begin:end], counted[begin:end]
+                if self._describes:
+                    values = describing.searched_values(block, describing.columns_of(self._plan), first)
+                else:
+                    values = without_categories(block, rules, first)
+                of_group += count_cells(values, asked, own)
+                if weights is not None:
+                    n_rows = int(np.count_nonzero(own)) if len(own) else end - begin
+                    weighed += weigh_cells(values, weights[used : used + n_rows], asked, own)
+                    used += n_rows
+                del block, values
+            counts.append(of_group)
             if weights is not None:
-                sums.append(weigh_cells(values, weights, asked, counted))
-            del group, values  # before the next ones are read
+                sums.append(weighed)
+            del group  # before the next ones are read
         return np.concatenate(counts), np.concatenate(sums) if sums else None
 
     def count_bins(self, layout: Layout) -> Int64:
@@ -276,6 +321,7 @@ class RowsInMemory:
         self._gradient = np.empty((len(first), kept))
         self._hessian = np.empty((len(first), kept))
         self._places: list[_Place] = []
+        self._unused = [self._codes.pack(start.planes)]  # of the first place, so that a want of room is told now
 
     def _bin(self, cuts: Cuts) -> RowCodes:
         """Codes of all rows. A held-out row may lack a feature that no training row lacks: it goes right, as the model has it."""
@@ -445,14 +491,14 @@ class RowsInMemory:
             return
         own.packs = output, scales
         shared = any(own.packed is other.packed for other in self._places if other is not own)
-        if shared or not own.packed.size:
-            own.packed = np.empty((self._start.planes, self.n_rows), np.int64)
-        if self._gradient.shape[1]:
-            objective.pack(self._gradient[output], self._hessian[output], scales, own.packed)
-            return
+        if shared or own.packed is None:
+            own.packed = self._unused.pop() if self._unused else self._codes.pack(self._start.planes)
         for _, first, end in spans(self.n_rows):
-            gradient, hessian = self._derived(first, end)
-            objective.pack(gradient[output], hessian[output], scales, own.packed[:, first:end])
+            if self._gradient.shape[1]:
+                gradient, hessian = self._gradient[:, first:end], self._hessian[:, first:end]
+            else:
+                gradient, hessian = self._derived(first, end)
+            own.packed.write(first, end, partial(objective.pack, gradient[output], hessian[output], scales))
 
     def histograms(self, place: int, layout: histogram.Layout, positions: Int64, out: Int64) -> None:
         own = self._places[place]
