@@ -80,8 +80,7 @@ class PolicyShown(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     Attributes:
         consortium: its name in the service's file; empty where it has one alone. rules: of it. plans: how many it was held to.
         refused: how many of these some rule refuses. tried: whether it is another than the service's file has. fault: why what somebody
-            tried is no policy; then the rules are those of the file. shown: the file's policy in short;
-            forms send it back.
+            tried is no policy; then the rules are those of the file. shown: the file's policy in short; forms send it back.
     """
 
     consortium: str
@@ -109,9 +108,8 @@ def settings(member: Member, asked: Asked) -> SettingsView:
         if asked.get("try") == (consortium.name or "only"):
             try:
                 policy = policy_of(asked.values)
-                if (
-                    asked.get("shown") != held
-                ):  # another policy was saved in between: what was left as it was is not as it is
+                # Where another was saved in between, what the form left as it was is not as it is.
+                if asked.get("shown") != held:
                     policy, fault = consortium.policy, _CHANGED
             except PlanError as error:
                 fault = str(error)
