@@ -37,17 +37,17 @@ SUMMED = {
 
 SEVERAL: dict[str, tuple[str, dict[str, object]]] = {
     "a5f9340516cdaa06": ("telstra_faults", {}),
-    "1c9b04d5116cbfdc": (
+    "aad4f06266400e2d": (
         "telstra_faults",
         {"subsample": 0.7, "colsample_bytree": 0.5, "colsample_bylevel": 0.7, "colsample_bynode": 0.8},
     ),
-    "a783c9be55a960e8": ("telstra_faults", {"num_parallel_tree": 2, "subsample": 0.6, "eta": 0.4}),
+    "337a20402e24d31a": ("telstra_faults", {"num_parallel_tree": 2, "subsample": 0.6, "eta": 0.4}),
     "7d3f05cd77b69913": ("telstra_faults", {"grow_policy": "lossguide", "max_leaves": 9}),
-    "02e4d7d664c19cf0": (
+    "11bf75d3b7dca9a1": (
         "telstra_faults",
         {"rounds": 12, "early_stopping_rounds": 2, "eta": 1.0, "num_parallel_tree": 2, "subsample": 0.5},
     ),
-    "b2b3b43ec5ff902c": (
+    "85c2ae94cb6f23fd": (
         "heart_disease",
         {"num_parallel_tree": 5, "subsample": 0.6, "colsample_bynode": 0.6, "eta": 0.5},
     ),

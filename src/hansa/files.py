@@ -29,6 +29,9 @@ PART_BYTES = 2**20
 MOST_READ_BYTES = 64 * 2**20
 """Bytes that a plan, a members file, a member's file, a card or a key may have; a plan with cuts for a thousand features has 5 MB."""
 
+MOST_MODEL_BYTES = 2**30
+"""Of a model's file, as `trees.xgboost_json` reads it."""
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DEVICE = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 

@@ -16,7 +16,7 @@ from msgspec import UNSET
 
 from hansa.consortium.model_signature import key_file
 from hansa.errors import DataError, HansaError, PlanError, in_words
-from hansa.files import read_whole
+from hansa.files import MOST_MODEL_BYTES, read_whole
 from hansa.library.fit import Run
 from hansa.model import Model
 from hansa.node.record import read_record
@@ -89,7 +89,7 @@ def log_files(
     Raises DataError, OutputError, HansaError where MLflow or XGBoost is not installed.
     """
     content = Model.load(model).to_json()
-    files = {"model/" + model.name: read_whole(model)}
+    files = {"model/" + model.name: read_whole(model, MOST_MODEL_BYTES)}
     for path in (provenance, signature, None if signature is None else key_file(signature)):
         if path is not None:
             files["model/" + path.name] = read_whole(path)

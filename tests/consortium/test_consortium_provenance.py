@@ -18,6 +18,9 @@ from hansa.consortium.members import members_of
 from hansa.consortium.provenance import FinishedRun, verify_model, write_provenance
 from hansa.consortium.versions import Consortium, found, read_pinned, revoked, rotated, signed, write_consortium
 from hansa.errors import HansaError, IdentityError, PlanError
+from hansa.files import MOST_MODEL_BYTES, MOST_READ_BYTES
+from hansa.node.record import file_sha256
+from hansa.trees.xgboost_json import MOST_BYTES
 
 MODEL = b'{"learner": {}}'
 RUN = FinishedRun(
@@ -72,6 +75,17 @@ def test_another_file_is_not_vouched_for(tmp_path):
         verify_model(path, [statement(tmp_path, "aurora")], MEMBERS)
     with pytest.raises(PlanError, match="cannot be read"):
         verify_model(tmp_path / "none.json", [statement(tmp_path, "aurora")], MEMBERS)
+
+
+def test_a_large_model_is_vouched_for_too(tmp_path):
+    """Of more than 64 MiB, which a plan may have: its run ended in an error when all was done, and nobody could verify it."""
+    path = tmp_path / "model.json"
+    with path.open("wb") as file:
+        file.truncate(MOST_READ_BYTES + 1)
+    digest = file_sha256(path)
+    assert len(digest) == 64
+    assert verify_model(path, [statement(tmp_path, "aurora", replace(RUN, model_sha256=digest))], MEMBERS).vouching
+    assert MOST_MODEL_BYTES == MOST_BYTES
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,10 @@ def test_every_part_of_a_range_is_tried_once(trials, seed, log, low):
         ("eta = { low = 0, high = 0.3, log = true }", r"a logarithm needs a low above 0"),
         ("eta = []", r"search.space.eta: expected different choices"),
         ("eta = [0.1, 0.1]", r"search.space.eta: expected different choices"),
+        (
+            f"eta = {[0.1 + n / 1e4 for n in range(501)]}",
+            r"search.space.eta: expected at most 500 choices, .* found 501",
+        ),
         ("eta = { low = -1, high = 0.3 }", r"search.space.eta: .*eta"),
         ("max_depth = { low = 1.5, high = 3 }", r"search.space.max_depth: expected whole numbers"),
         ("max_bin = [16, 32]", r"search.space.max_bin: this parameter is not searched; expected one of eta"),

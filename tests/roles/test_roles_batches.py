@@ -11,9 +11,10 @@ import pytest
 from conversation import Conversation
 from hansa.consortium.policy import Policy
 from hansa.data.holdout import HoldOut, held_out
+from hansa.data.source import Rows
 from hansa.errors import PlanError, ProtocolError
 from hansa.node.in_process import train_in_process
-from hansa.plan import Plan
+from hansa.plan import Plan, Search
 from hansa.protocol.messages import Contribution, Join, Welcome, decode, encode
 from hansa.roles.batches import enough_rows, label_counts, repeated_rows
 from hansa.roles.run import run_id
@@ -69,6 +70,51 @@ def test_a_class_that_one_party_alone_has_is_refused():
     for name in PARTIES[1:]:
         tables[name] = take(tables[name], np.flatnonzero(tables[name].label == 0))
     refused_before_anything_left(Conversation(plan(), tables, policy=Policy()), "class 1", "only 1 of 3")
+
+
+def test_a_fold_of_few_rows_of_a_class_is_refused():
+    """Sums of two folds differ by the rows that they hold out: the base scores alone told how many positives each fold has."""
+    few = {name: take(own, few_positives(own)) for name, own in TABLES.items()}
+    chosen = plan(eval_metric=["logloss"])
+    Conversation(chosen, few, policy=Policy()).finish()
+    for fold in replace(chosen, folds=4).of_folds():
+        refused_before_anything_left(
+            Conversation(fold, few, policy=Policy()), "held-out rows of class 1", "only 0 of 3"
+        )
+    for fold in replace(plan(objective="reg:squarederror"), folds=4).of_folds():
+        Conversation(fold, few, policy=Policy()).finish()
+
+
+def few_positives(rows: Rows) -> np.ndarray:
+    """Places of 40 rows of class 1, of which each of four folds has fewer than 20, and all of class 0."""
+    return np.sort(np.concatenate([np.flatnonzero(rows.label == 1)[:40], np.flatnonzero(rows.label == 0)]))
+
+
+@pytest.mark.parametrize(
+    ("share", "refused"),
+    [
+        (0.001, "only 0 of 3 parties have 20 training rows in a share of 0.001"),
+        (0.999, "in a share of 0.001"),
+        (0.9, None),
+        (0.2, "of class"),
+    ],
+)
+def test_trees_that_draw_or_leave_out_few_rows_are_refused(share, refused):
+    """One row that a tree draws alone is its root's sum, bins and label; one that it leaves out is the difference of two trees."""
+    chosen = plan(subsample=share, num_parallel_tree=2)
+    if refused is None:
+        Conversation(chosen, TABLES, policy=Policy()).finish()
+    else:
+        refused_before_anything_left(Conversation(chosen, TABLES, policy=Policy()), refused, "subsample")
+
+
+def test_trials_that_draw_few_rows_are_refused_before_the_first_one():
+    search = Search(2, (("subsample", (0.999, 0.5)),))
+    chosen = replace(plan(evaluation=0.3, eval_metric=["logloss"]), search=search)
+    for trial in chosen.of_trials():
+        refused_before_anything_left(Conversation(trial, TABLES, policy=Policy()), "in a share of 0.001", "subsample")
+    enough = replace(chosen, search=Search(2, (("subsample", (0.7, 0.5)),)))
+    Conversation(enough.of_trials()[0], TABLES, policy=Policy()).finish()
 
 
 def test_a_plan_below_the_partys_own_minimum_is_refused_before_it_joins():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -300,6 +301,21 @@ def test_a_back_up_with_other_files_is_refused_and_nothing_is_written(tmp_path: 
     with pytest.raises(OutputError, match="is no back-up of a service"):
         backup.read_backup(service, lambda: Store(service.name, service.state), archive)
     assert not service.state.exists()
+
+
+def test_a_back_up_whose_files_are_holes_is_refused_before_they_are_read(tmp_path: Path, monkeypatch):
+    """Some kilobytes that say they are many times 900 MiB of zeros."""
+    service = read_service_file(write_service(make_consortium(tmp_path), "aurora", 1))
+    hole, archive = tmp_path / "runs.json", tmp_path / "bad.tar"
+    with hole.open("wb") as file:
+        file.truncate(900 * 2**20)
+    subprocess.run(["tar", "--sparse", "-cf", archive, "-C", tmp_path, "runs.json"], check=True)
+    assert archive.stat().st_size < 2**15
+    read = []
+    monkeypatch.setattr(tarfile.ExFileObject, "read", lambda *_: read.append(1) or b"")
+    with pytest.raises(OutputError, match=r"is no back-up of a service: it holds 'runs\.json'"):
+        backup.read_backup(service, lambda: Store(service.name, service.state), archive)
+    assert not read
 
 
 def test_a_back_up_has_what_was_proposed_and_what_was_taken_back(tmp_path: Path):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import struct
+import threading
 import time
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hansa.errors import TransportError
-from hansa.service.health import answering
+from hansa.service.health import MOST_CONNECTIONS, answering
 from hansa.service.store import ServiceRun
 from hansa.service.supervisor import Status
 from made_services import ask
+from waiting import until
 
 
 def free_port() -> int:
@@ -48,6 +52,29 @@ def test_health_readiness_and_metrics():
         status.looked = float("-inf")
         assert ask(f"{url}/healthz")[0] == 503
         assert ask(f"{url}/other")[0] == 404
+
+
+def test_whoever_connects_gets_few_threads_and_no_line_in_the_log(capfd):
+    """Each connection had a thread for as long as it said a byte in ten seconds, and each that broke off wrote a traceback."""
+    port = free_port()
+    place = ("127.0.0.1", port)
+    before = threading.active_count()
+    with answering(place, Status(looked=float("inf"))), contextlib.ExitStack() as held:
+        slow = [held.enter_context(socket.create_connection(place)) for _ in range(2 * MOST_CONNECTIONS)]
+        assert ask(f"http://127.0.0.1:{port}/healthz") == (200, "alive\n")
+        assert slow[0].recv(1) == b""  # the oldest gave way
+        until(lambda: threading.active_count() <= before + MOST_CONNECTIONS + 1)
+        for _ in range(10):
+            with socket.create_connection(place) as gone:
+                gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # ends by a reset
+                gone.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        with socket.create_connection(place) as odd:
+            odd.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+            answer = odd.recv(4096)
+        assert b"Server: Hansa" in answer
+        assert b"Python" not in answer
+        assert ask(f"http://127.0.0.1:{port}/readyz") == (200, "ready\n")
+    assert capfd.readouterr().err == ""
 
 
 def test_an_address_that_is_taken_is_refused():

@@ -87,6 +87,8 @@ def test_equal_rows_are_drawn_together_and_others_each_for_itself():
         drawn = draw_by_contents(hashes, 0.3, 1, tree)
         assert np.array_equal(drawn[::2], drawn[1::2])
         assert abs(drawn.mean() - 0.3) < 0.03
+    few = draw_by_contents(hashes, 0.5, 0, 0) & ~draw_by_contents(hashes, 0.5001, 0, 0)
+    assert few.mean() > 0.2  # the sums of two shares differ by many rows, however near they are
     assert len({draw_by_contents(hashes, 0.5, *key).tobytes() for key in ((0, 0), (0, 1), (1, 0))}) == 3
     order = np.random.default_rng(0).permutation(len(hashes))
     assert np.array_equal(draw_by_contents(hashes[order], 0.3, 1, 0), draw_by_contents(hashes, 0.3, 1, 0)[order])

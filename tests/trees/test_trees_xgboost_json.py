@@ -18,7 +18,16 @@ from hypothesis import strategies as st
 
 from hansa.errors import DataError, HansaError
 from hansa.trees.ensemble import ROOT_PARENT, TREE_DTYPES, Ensemble, Tree
-from hansa.trees.xgboost_json import _nearest_float32, _shortest, from_json, from_model_file, to_json
+from hansa.trees.xgboost_json import (
+    DATES_ATTRIBUTE,
+    LEVELS_ATTRIBUTE,
+    OTHER_ATTRIBUTE,
+    _nearest_float32,
+    _shortest,
+    from_json,
+    from_model_file,
+    to_json,
+)
 
 VECTOR_FOLDER = Path(__file__).parents[1] / "vectors"
 sys.path.append(str(VECTOR_FOLDER))
@@ -235,6 +244,24 @@ def test_base_score_is_read_in_both_forms():
         json.loads(to_json(Ensemble("reg:squarederror", 1e-7, (), ())))["learner"]["learner_model_param"]["base_score"]
         == "1E-07"
     )
+
+
+def test_a_file_of_very_many_names_takes_a_moment_not_hours():
+    """Each name was looked for among all: a file of 40 MB took a day."""
+    count = 50_000
+    names = [f"feature {number}" for number in range(2 * count)]
+    parsed = json.loads(to_json(Ensemble("binary:logistic", 0.5, (), ())))
+    learner = parsed["learner"]
+    learner["feature_names"] = names
+    learner["feature_types"] = ["c"] * count + ["float"] * count
+    learner["learner_model_param"]["num_feature"] = str(2 * count)
+    learner["attributes"] = {
+        LEVELS_ATTRIBUTE: json.dumps({name: ["a", "other"] for name in names[:count]}),
+        OTHER_ATTRIBUTE: json.dumps(names[:count]),
+        DATES_ATTRIBUTE: json.dumps({name: f"days({name})" for name in names[count:]}),
+    }
+    reading = from_json(json.dumps(parsed).encode()).reading
+    assert (len(reading.other), len(reading.dates)) == (count, count)
 
 
 def test_names_are_made_up_where_there_are_none():
@@ -616,6 +643,10 @@ P = (*L, "learner_model_param")
         ((*P, "base_score"), "half", "base_score"),
         ((*P, "base_score"), "nan", "base_score"),
         ((*P, "base_score"), "1.5", "base_score"),
+        *(
+            ((*P, "base_score"), text, "base_score")
+            for text in ("0_1E-1", "\u0660.\u0665", " 5E-1", "5E-1\n", "[5E-1 ]", "")
+        ),
         ((*P, "num_class"), "3", "num_class"),
         ((*P, "num_class"), 0, "num_class"),
         ((*P, "num_target"), "2", "2 outputs in turn"),

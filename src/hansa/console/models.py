@@ -184,7 +184,7 @@ def alone(member: Member, asked: Asked) -> ModelAndOwn:
 def model_file(member: Member, asked: Asked) -> Offered:
     """The model, as XGBoost reads it."""
     run, path = _model_of(member, asked.get("run"))
-    return Offered(name=f"model-{run.run}.json", kind="application/json", content=read_whole(path))
+    return Offered(name=f"model-{run.run}.json", kind="application/json", content=checked_model(path, run))
 
 
 def provenance_file(member: Member, asked: Asked) -> Offered:

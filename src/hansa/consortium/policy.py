@@ -184,9 +184,9 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def check_roster(self, plan: Plan, own: str, counted: Iterable[Counted], enough: Mapping[str, int]) -> None:
         """Refuse a roster whose sums would be those of too few rows or parties, before anything leaves.
 
-        A batch is what a sum is taken over: the training rows, and apart from them the held-out rows. It must hold at least three
-        parties (two where `allow_two_parties` says so) with `plan.min_party_rows` rows each, and as many of each class where
-        sums tell classes apart (`batches_of`).
+        A batch is what a sum is taken over, or the difference of two: the training rows, apart from them the held-out rows, and of both
+        what trees draw or leave out. It must hold at least three parties (two where `allow_two_parties` says so) with
+        `plan.min_party_rows` rows each, and as many of each class where sums tell classes apart (`batches_of`).
 
         Args:
             own: this party. counted: every party with its training and held-out rows, as all received it.
@@ -218,7 +218,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if batch.held and not any_held:
                 continue
             if batch.label is None:
-                few = [name for name, counts in rows.items() if counts[batch.held] < k]
+                few = [name for name, counts in rows.items() if counts[batch.held] * batch.share < k]
             else:
                 few = [name for name in rows if not enough.get(name, 0) >> place & 1]
             if len(rows) - len(few) < least:
@@ -233,35 +233,62 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """Rows that sums are taken over: held out or not, of one class or of all (label None). column: the label's name, where the plan
-    has several."""
+    """Rows that sums, or differences of two sums, are taken over: held out or not, of one class or of all (label None).
+
+    Attributes:
+        column: the label's name, where the plan has several. share: about how many of these rows one sum, or difference, is of.
+    """
 
     held: bool
     label: int | None
     place: int = 0
     column: str = ""
+    share: float = 1.0
 
     def __str__(self) -> str:
         held = "held-out" if self.held else "training"
         of = f" of {self.column!r}" if self.column else ""
-        return f"{held} rows" if self.label is None else f"{held} rows of class {self.label}{of}"
+        drawn = (
+            f" in a share of {self.share:.4g} of them (subsample: what a tree draws or leaves out)"
+            if self.share < 1
+            else ""
+        )
+        return f"{held} rows{drawn}" if self.label is None else f"{held} rows of class {self.label}{of}{drawn}"
 
 
 def batches_of(plan: Plan) -> tuple[Batch, ...]:
     """The batches of a plan in a fixed order: all rows, and the rows of each class where sums count them apart.
 
     Training rows count classes by the sums of labels or of gradients, unless labels are numbers. Held-out rows do where a metric
-    ranks one class against the other.
+    ranks one class against the other, and in a cross-validation: the sums of two folds differ by the rows that they hold out.
+    Where trees draw rows (`subsample`) a sum is of the drawn ones, and those of two trees differ by rows that one of them leaves out.
     """
     classes = range(plan.parameters.outputs if plan.parameters.num_class else 2)
     labels = plan.schema.labels
     each = [(own, at, name if len(labels) > 1 else "") for at, name in enumerate(labels) for own in classes]
     labelled = plan.parameters.has_classes
-    batches = [Batch(False, None), *(Batch(False, *own) for own in each if labelled)]
+    drawn, drawn_or_left = _drawn_of(plan)
+    batches = [Batch(False, None, share=drawn_or_left), *(Batch(False, *own, share=drawn) for own in each if labelled)]
     if plan.evaluation_fraction > 0:
-        ranks = labelled and not {"auc", "aucpr"}.isdisjoint(plan.parameters.metrics)
-        batches += [Batch(True, None), *(Batch(True, *own) for own in each if ranks)]
+        told = bool(plan.folds) or not {"auc", "aucpr"}.isdisjoint(plan.parameters.metrics)
+        share = drawn if plan.folds else 1.0
+        held = [Batch(True, *own, share=share) for own in each if labelled and told]
+        batches += [Batch(True, None, share=share), *held]
     return tuple(batches)
+
+
+def _drawn_of(plan: Plan) -> tuple[float, float]:
+    """The smallest share of the training rows that a tree of the plan draws, and the smallest that one draws or, not drawing all,
+    leaves out.
+
+    Of a plan of trials those of all. Where rows are shares nobody opens a tree's sums.
+    """
+    if plan.coopetitive is not None:
+        return 1.0, 1.0
+    trials = () if plan.search is None else plan.search.drawn(plan.parameters.seed)
+    shares = [float(own.get("subsample", plan.parameters.subsample)) for own in trials] or [plan.parameters.subsample]
+    left = [round(1 - share, 9) for share in shares if share < 1]  # 1 - 0.9 is 0.1
+    return min(shares), min(*shares, *left) if left else min(shares)
 
 
 RowsByLabel = Mapping[tuple[int, int], int]
@@ -280,7 +307,7 @@ def enough_of(plan: Plan, training: RowsByLabel, held: RowsByLabel) -> int:
     for place, batch in enumerate(batches_of(plan)):
         if batch.label is None:
             continue
-        if (held if batch.held else training).get((batch.place, batch.label), 0) >= plan.min_party_rows:
+        if (held if batch.held else training).get((batch.place, batch.label), 0) * batch.share >= plan.min_party_rows:
             bits |= 1 << place
     return bits
 

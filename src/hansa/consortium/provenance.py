@@ -37,7 +37,7 @@ from hansa.consortium.identity import Identity
 from hansa.consortium.members import Members
 from hansa.consortium.model_signature import verify_signature
 from hansa.errors import IdentityError, PlanError, in_words
-from hansa.files import read_whole, write_whole
+from hansa.files import MOST_MODEL_BYTES, read_whole, write_whole
 from hansa.plan import Plan
 
 PROVENANCE_TYPE: Final = "urn:hansa:model-provenance:1"
@@ -184,7 +184,7 @@ def verify_model(model: Path, statements: Sequence[Path], members: Members, sign
         PlanError: a statement is none, or of another model, or two disagree. IdentityError: a signature or an identity is wrong.
     """
     try:
-        digest = hashlib.sha256(read_whole(model)).hexdigest()
+        digest = hashlib.sha256(read_whole(model, MOST_MODEL_BYTES)).hexdigest()
     except (OSError, ValueError) as error:
         raise PlanError(f"{model}: cannot be read ({in_words(error)}); name a model file") from error
     vouching: dict[str, datetime] = {}

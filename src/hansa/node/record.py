@@ -22,7 +22,7 @@ from msgspec import UNSET, UnsetType
 
 from hansa.consortium.identity import fingerprint
 from hansa.errors import HansaError, OutputError, no_memory
-from hansa.files import read_whole, write_whole
+from hansa.files import MOST_MODEL_BYTES, read_whole, write_whole
 from hansa.node import logs
 from hansa.node.config import MemberFile
 from hansa.node.fold_scores import FoldScores
@@ -333,8 +333,8 @@ def failure_of(error: HansaError) -> Failure:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    return hashlib.sha256(read_whole(path)).hexdigest()
+    """SHA-256 of a file, a plan's or a model's, in hex."""
+    return hashlib.sha256(read_whole(path, MOST_MODEL_BYTES)).hexdigest()
 
 
 FRAMING = "names and positions of sums, lengths, keys with their signatures and confirmations, the model's hash"

@@ -16,7 +16,7 @@ from typing import Any
 
 from hansa.declared import fault_of_fields
 from hansa.errors import PlanError
-from hansa.plan.values import Trials
+from hansa.plan.values import MOST_TRIALS, Trials
 from hansa.trees.parameters import ALIASES, Parameters, parse_parameters
 
 Value = int | float | str
@@ -120,6 +120,8 @@ def _check(name: str, target: str, values: Interval | tuple[Value, ...]) -> None
         ends = values
         if not values or len(set(values)) < len(values):
             raise PlanError(f"{where}: expected different choices, found {list(values)!r:.80}")
+        if len(values) > MOST_TRIALS:  # each is checked, by every member
+            raise PlanError(f"{where}: expected at most {MOST_TRIALS} choices, as many as trials; found {len(values)}")
     for value in ends:
         try:
             parse_parameters({target: value})

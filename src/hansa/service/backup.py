@@ -135,7 +135,9 @@ def _content(archive: Path) -> dict[str, bytes]:
                 known = (
                     entry.name in (RUNS, LEDGER, LEDGER_KEY, CONSOLE_FILE) or _is_known(parts) or _is_beside(entry.name)
                 )
-                file = opened.extractfile(entry) if entry.isfile() and known and entry.size <= MOST_BYTES else None
+                # A sparse entry of some bytes may say that it is a GiB of zeros.
+                whole = entry.isfile() and not entry.issparse() and entry.size <= MOST_BYTES
+                file = opened.extractfile(entry) if whole and known else None
                 if file is None or number >= MOST_FILES:
                     raise OutputError(f"{archive}: is no back-up of a service: it holds {entry.name!r:.100}")
                 found[entry.name] = file.read()

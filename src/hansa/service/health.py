@@ -7,6 +7,8 @@ of plans and states, and nothing of rows or sums.
 from __future__ import annotations
 
 import contextlib
+import socket
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,6 +22,9 @@ from hansa.transport.tcp import place
 
 STATES = ("waiting", "running", "paused", *OVER)
 GOOD, BAD, NOT_FOUND = 200, 503, 404
+
+MOST_CONNECTIONS = 64
+"""Open at once, each with a thread. One more ends the oldest: a probe is answered at once, and who asks slowly keeps nobody out."""
 
 
 @contextlib.contextmanager
@@ -55,6 +60,7 @@ def answering(address: tuple[str, int] | None, status: Status) -> Iterator[None]
         """Answers three paths."""
 
         timeout = 10
+        server_version, sys_version = "Hansa", ""
 
         def do_GET(self) -> None:
             """Answer."""
@@ -82,12 +88,11 @@ def answering(address: tuple[str, int] | None, status: Status) -> Iterator[None]
             """Probes come every few seconds: nobody wants a line for each."""
 
     try:
-        server = ThreadingHTTPServer(address, Handler)
+        server = _Server(address, Handler)
     except OSError as error:
         raise TransportError(
             f"health: cannot listen at {place(*address)} ({error.strerror}); choose another address or port"
         ) from error
-    server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, name="health", daemon=True)
     thread.start()
     try:
@@ -96,6 +101,40 @@ def answering(address: tuple[str, int] | None, status: Status) -> Iterator[None]
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    """One with few threads, that does not print what goes wrong with a connection: whoever connects would fill the service's log."""
+
+    daemon_threads = True
+    request_queue_size = MOST_CONNECTIONS
+
+    def __init__(self, *given: Any) -> None:
+        self._open: dict[socket.socket, None] = {}
+        self._changes = threading.Lock()
+        super().__init__(*given)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread of its own, the oldest connection's where there are many."""
+        with self._changes:
+            if len(self._open) >= MOST_CONNECTIONS:
+                oldest = next(iter(self._open))
+                del self._open[oldest]
+                with contextlib.suppress(OSError):  # its thread sees the end, and closes it
+                    oldest.shutdown(socket.SHUT_RDWR)
+            self._open[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """End a connection."""
+        with self._changes:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Of a connection that broke off its end is all that comes; any other error is this module's own."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
 
 def metrics_of(status: Status) -> Iterator[Any]:

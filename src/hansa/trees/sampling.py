@@ -55,8 +55,12 @@ def _uniforms_of(hashes, key, values):  # type: ignore[no-untyped-def]
 
 
 def draw_by_contents(hashes: npt.NDArray[np.uint64], share: float, seed: int, tree: int) -> npt.NDArray[np.bool_]:
-    """Which rows one tree uses: each with chance `share`, rows of one hash together; bool (rows,). hashes: uint64 (rows,)."""
-    digest = hashlib.sha256("\x1f".join(map(str, ("contents", seed, tree))).encode()).digest()
+    """Which rows one tree uses: each with chance `share`, rows of one hash together; bool (rows,). hashes: uint64 (rows,).
+
+    Draws of two shares do not depend on each other: were the smaller one within the larger, sums of two runs, or trials, of nearly the
+    same share would differ by a few rows.
+    """
+    digest = hashlib.sha256("\x1f".join(map(str, ("contents", seed, tree, float(share)))).encode()).digest()
     values = np.empty(len(hashes))
     _uniforms_of(hashes, np.uint64(int.from_bytes(digest[:8], "little")), values)
     return np.asarray(values < share)

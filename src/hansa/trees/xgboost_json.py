@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -382,6 +383,16 @@ def _nearest_float32(token: str) -> float:
     return math.copysign(nearest, value)
 
 
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+def _number_in_text(text: str) -> float:
+    """As `_nearest_float32`, of a number that stands in a string of the file. Raises ValueError for what only Python reads as one."""
+    if _NUMBER.fullmatch(text) is None:
+        raise ValueError(text)
+    return _nearest_float32(text)
+
+
 def _wrong(where: str, expected: str, found: object) -> DataError:
     return DataError(f"XGBoost model: {where} is {found!r:.80}; expected {expected}")
 
@@ -440,7 +451,7 @@ def _quantile_alpha(value: dict[str, Any]) -> tuple[float, ...]:
     try:
         if not (isinstance(text, str) and text.startswith("[") and text.endswith("]")):
             raise ValueError
-        return tuple(_nearest_float32(alpha) for alpha in text[1:-1].split(","))
+        return tuple(_number_in_text(alpha) for alpha in text[1:-1].split(","))
     except ValueError as error:
         raise _wrong("quantile_alpha", "a string with numbers in brackets", text) from error
 
@@ -478,7 +489,7 @@ def _base_score(text: Any, n_outputs: int) -> float | tuple[float, ...]:
         raise _wrong("base_score", "a string", text)
     is_array = text.startswith("[") and text.endswith("]")
     try:
-        scores = [_nearest_float32(score) for score in (text[1:-1].split(",") if is_array else [text])]
+        scores = [_number_in_text(score) for score in (text[1:-1].split(",") if is_array else [text])]
     except ValueError:
         scores = []
     if len(scores) not in (1, n_outputs):
@@ -513,8 +524,9 @@ def _levels(attributes: Any, names: list[str], categorical: list[bool]) -> tuple
             raise TypeError("levels of two kinds")
     except (msgspec.DecodeError, TypeError, ValueError) as error:
         raise _wrong(where, "an object of lists of texts or of whole numbers", text) from error
+    can_have = {name for name, own in zip(names, categorical, strict=True) if own}
     for name in told:
-        if name not in names or not categorical[names.index(name)]:
+        if name not in can_have:
             raise _wrong(where, "levels of the model's categorical features", name)
     return tuple(tuple(told.get(name, ())) if own else None for name, own in zip(names, categorical, strict=True))
 
@@ -532,7 +544,7 @@ def _reading(attributes: Any, names: Sequence[str], categories: Sequence[tuple[L
         raise _wrong(where, "an object of texts", text) from error
     levels = dict(zip(names, categories, strict=False))
     for name in rules:
-        if name not in names or levels.get(name) is not None:
+        if levels.get(name, ()) is not None:
             raise _wrong(where, "rules of the model's ordered features", name)
     where, text = f"attributes[{OTHER_ATTRIBUTE!r}]", given.get(OTHER_ATTRIBUTE, "[]")
     try:
@@ -542,10 +554,11 @@ def _reading(attributes: Any, names: Sequence[str], categories: Sequence[tuple[L
     for name in other:
         if not levels.get(name):
             raise _wrong(where, "categorical features of the model, with levels", name)
+    listed = frozenset(other)
     return Reading(
         unseen,
         tuple((name, rules[name]) for name in names if name in rules),
-        tuple(name for name in names if name in other),
+        tuple(name for name in names if name in listed),
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 import xgboost
 
 from hansa.data.source import Rows
-from hansa.errors import DataError, PlanError
+from hansa.errors import DataError, HansaError, PlanError
 from hansa.node.in_process import train_in_process
 from hansa.plan import parse_plan, write_plan
 from hansa.plan.values import COOPETITIVE
@@ -113,6 +113,24 @@ def test_a_start_model_whose_base_score_is_low_bounds_no_margins():
     going_on = replace(own, start_model=hashlib.sha256(first.model).hexdigest())
     found = train_in_process(going_on, spread(far, holders(rows)), start=first.model).outcome.ensemble
     assert len(found.trees) == 4
+
+
+def test_rows_that_start_where_gains_would_overflow_are_refused_with_a_cure():
+    """The error was of a tree, whose gain was no float32, and said nothing of where rows start."""
+    own, rows = made("reg:squarederror")
+    plain = replace(own, schema=replace(own.schema, base_margin=(), base_margin_limit=0.0))
+    far = replace(rows, base_margin=np.where(np.arange(rows.n_rows) == 5, np.float32(1e30), rows.base_margin))
+    first = train_in_process(plain, spread(replace(rows, base_margin=None), holders(rows))).outcome.ensemble
+    [tree, *_] = first.trees
+    leaves = np.where(tree.left_children < 0, np.float32(1e30), tree.split_conditions)
+    document = to_json(replace(first, trees=(replace(tree, split_conditions=leaves),)))
+    for asked, table_of, start in (
+        (replace(own, schema=replace(own.schema, base_margin_limit=2.0**100)), far, None),
+        (replace(plain, parameters=replace(plain.parameters, base_score=1e30)), replace(rows, base_margin=None), None),
+        (replace(plain, start_model=hashlib.sha256(document).hexdigest()), replace(rows, base_margin=None), document),
+    ):
+        with pytest.raises(HansaError, match=r"rows may start at 1.*give a lower base_score or base_margin_limit"):
+            train_in_process(asked, spread(table_of, holders(rows)), start=start)
 
 
 def test_margins_that_break_the_rules_are_refused_at_their_owner():

@@ -73,6 +73,19 @@ def test_a_start_that_does_not_fit_is_refused_before_anything_leaves(document, g
         train_in_process(going_on, TABLES, start=document)
 
 
+@pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror"])
+def test_a_start_whose_leaves_no_margin_can_hold_is_refused_by_name(objective):
+    """Margins were infinite, and the error named the aggregator."""
+    [tree] = FIRST.ensemble.trees[:1]
+    weights = np.where(tree.left_children < 0, np.float32(3e38), tree.base_weights)
+    huge = replace(
+        tree, base_weights=weights, split_conditions=np.where(tree.left_children < 0, weights, tree.split_conditions)
+    )
+    document = to_json(replace(FIRST.ensemble, objective=objective, trees=(huge, huge)))
+    with pytest.raises(PlanError, match=r"start_model: its leaves may add up to 6e\+38 for a row, beyond float32"):
+        train_in_process(after(document, objective=objective), TABLES, start=document)
+
+
 def test_a_model_that_the_plan_does_not_name_is_refused():
     with pytest.raises(PlanError, match="the plan has none; leave it out"):
         train_in_process(plan(tuple(TABLES)), TABLES, start=FIRST.model)

@@ -16,6 +16,8 @@ from hansa.plan import Plan
 from hansa.trees.ensemble import NO_NODE, Ensemble, base_margin
 from hansa.trees.xgboost_json import from_model_file
 
+MOST_MARGIN = float(np.finfo(np.float32).max)
+
 
 @dataclass(frozen=True)
 class StartModel:
@@ -68,7 +70,14 @@ def start_model(plan: Plan, document: bytes | None, member: str) -> StartModel |
     if fault:
         raise PlanError(f"start_model: {fault}")
     bounds = [_bounds(ensemble, output, bool(plan.schema.base_margin)) for output in range(ensemble.outputs)]
-    return StartModel(ensemble, len(document), max(size for size, _ in bounds), max(high for _, high in bounds))
+    most = max(size for size, _ in bounds)
+    if most > MOST_MARGIN:
+        raise PlanError(
+            f"start_model: its leaves may add up to {most:.4g} for a row, beyond float32, in which margins are summed; go on from "
+            "another model",
+            cure="go on from another model",
+        )
+    return StartModel(ensemble, len(document), most, max(high for _, high in bounds))
 
 
 def why_not(plan: Plan, ensemble: Ensemble) -> str:
