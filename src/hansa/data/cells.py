@@ -187,6 +187,17 @@ _FEWEST_MEASURED = 20
 _MOST_UNITS = 5
 
 
+_UNIT = "a number with a unit"
+_NO_UNIT = "write the number alone, of one unit in all rows and at all parties"
+
+
+def with_unit(text: str) -> Disguise | None:
+    """Why a text where a number is expected, which is none and no `disguise`, means one all the same; None where it does not."""
+    if _MEASURED.fullmatch(text.strip(SPACES)) is None:
+        return None
+    return Disguise(_UNIT, f"{_NO_UNIT}; list the texts as levels ([categories] in the plan) where they are categories")
+
+
 def measured(texts: Iterable[str]) -> Disguise | None:
     """Why the texts of a column, none of which is a number or a `disguise`, mean numbers all the same: many numbers, each before one of
     few units (4.2ms, 17 ms); None where they do not.
@@ -198,9 +209,8 @@ def measured(texts: Iterable[str]) -> Disguise | None:
     if len({match["unit"].strip() for match in found}) > _MOST_UNITS:
         return None
     return Disguise(
-        "a number with a unit",
-        "write the number alone, of one unit in all rows and at all parties; for categories name the column (--categorical, "
-        "categorical=)",
+        _UNIT,
+        f"{_NO_UNIT}; for categories name the column (--categorical, categorical=)",
     )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.data.cells import WHOLE_NUMBER, disguise, is_numeric, is_text, measured
+from hansa.data.facts import FactsReader, listed
 from hansa.data.files import OpenTable, open_table
 from hansa.data.schema import MISSING_WORDS, Level, date_rule, name_fault
 from hansa.data.source import (
@@ -27,14 +28,14 @@ from hansa.data.source import (
     Column,
     LabelKind,
     SchemaViolation,
+    are_classes,
     base_margin_of,
     broken_dates,
     broken_rules,
-    coarse_warnings,
     describe,
-    listed,
     load_columns,
     load_doubles,
+    merged_values,
     no_rows,
     only_zeros,
     repeated_columns,
@@ -179,7 +180,11 @@ def read_coded(
             [rule for name in numbers for rule in broken_rules(name, columns[name], "feature", "numeric")],
             decimal,
         )
-        warnings = coarse_warnings(table, columns, [*numbers, *(() if classes else labels)], decimal)
+        facts = FactsReader(n_rows)
+        if known is None and labels:  # all parties' rows, to train on
+            for name in (*names, *labels):
+                facts.take(name, columns[name].values, is_label=name in labels)
+        facts.take_merged(merged_values(table, columns, [*numbers, *(() if classes else labels)], decimal))
         owners = None if party is None else _filled(table, party, "party")
         subjects = None if subject is None else _filled(table, subject, "id")
         cells = texts_of(table, sorted({column for _, column in rules.values()}))
@@ -195,7 +200,7 @@ def read_coded(
         party=owners,
         levels=levels,
         unknown=unknown,
-        warnings=tuple(warnings),
+        warnings=facts.facts().texts(are_classes(label_kind), everybody=True),
         subject=subjects,
         base_margin=starts,
         date_cells=cells,

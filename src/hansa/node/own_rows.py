@@ -18,7 +18,6 @@ from hansa.data.columns import Columns, each
 from hansa.data.holdout import keyed_digest
 from hansa.data.parts import parts_of
 from hansa.data.query import Parts
-from hansa.data.source import Rows
 from hansa.data.streamed import open_rows
 from hansa.engines.disk_codes import DiskFolder
 from hansa.engines.ray_workers import RayWorkers
@@ -27,7 +26,7 @@ from hansa.engines.shard import ShardSource
 from hansa.engines.sharded_rows import ShardedRows
 from hansa.node.config import MemberFile
 from hansa.node.functions import read_function_files
-from hansa.roles.batches import told_of_repeats
+from hansa.roles.batches import told_of
 from hansa.roles.summed.custom import NO_FUNCTION_FILES
 from hansa.roles.summed.party_rows import HoldRows
 from hansa.roles.summed.rows_in_memory import RowsInMemory
@@ -65,15 +64,12 @@ class RowsHere:
     """Rows of this process."""
 
     columns: Columns
+    warnings: tuple[str, ...]
     hold: HoldRows = RowsInMemory
 
     @property
     def n_rows(self) -> int:
         return self.columns.n_rows
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        return self.columns.warnings
 
     def ledger_columns(self, ledger: Ledger) -> tuple[str, ...]:
         rows = self.columns
@@ -88,15 +84,12 @@ class RowsOfWorkers:
     """Rows of an engine's workers."""
 
     sharded: ShardedRows
+    warnings: tuple[str, ...]
     columns: None = None
 
     @property
     def n_rows(self) -> int:
         return self.sharded.n_rows
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        return self.sharded.warnings
 
     @property
     def hold(self) -> HoldRows:
@@ -124,9 +117,8 @@ def own_rows(member: MemberFile, *, describes: bool) -> Iterator[list[OwnRows]]:
             rows = stack.enter_context(
                 open_rows(member.table, member.schema, label_kind=kind, by_column=member.by_column)
             )
-            if isinstance(rows, Rows) and not describes:
-                rows = told_of_repeats(member.plan, rows)
-            given: list[OwnRows] = [RowsHere(rows, hold)]
+            told = told_of(member.plan, rows.facts, describes=describes)
+            given: list[OwnRows] = [RowsHere(rows, told, hold)]
             del rows
             yield given
         return
@@ -153,6 +145,7 @@ def own_rows(member: MemberFile, *, describes: bool) -> Iterator[list[OwnRows]]:
     ]
     workers = RayWorkers(engine, sources)
     try:
-        yield [RowsOfWorkers(ShardedRows(workers, member.identity.name))]
+        sharded = ShardedRows(workers, member.identity.name)
+        yield [RowsOfWorkers(sharded, told_of(member.plan, sharded.facts(), describes=describes))]
     finally:
         workers.close()

@@ -12,10 +12,10 @@ from typing import Literal
 
 import msgspec
 
+from hansa.data.facts import listed
 from hansa.data.inspection import ColumnKind, TableKind, inspect_table
 from hansa.data.query import Source
 from hansa.data.schema import DATE_RULES, name_fault
-from hansa.data.source import listed
 from hansa.errors import DataError, PlanError
 from hansa.node.config import read_rows_source
 from hansa.printable import printable

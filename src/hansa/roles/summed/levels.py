@@ -7,7 +7,6 @@ more, the last one, `OTHER`, which also takes levels that nobody knew at predict
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.data.columns import Array, Columns
+from hansa.data.holdout import codes_of_texts
 from hansa.data.quantiles import ALL_ROWS
 from hansa.data.schema import MISSING_WORDS, OTHER, Level
 from hansa.errors import DataError, HansaError, ProtocolError
@@ -169,12 +169,7 @@ def own_codes(
 
 def content_codes(plan: Plan, rows: Columns) -> dict[int, npt.NDArray[np.float32]]:
     """By feature of a union, numbers in place of a party's own codes that follow from texts alone: so do the hashes of rows then."""
-    return {
-        plan.schema.features.index(name): np.array(
-            [*(zlib.crc32(level.encode()) % 2**24 for level in rows.dictionaries[name]), 0], np.float32
-        )
-        for name in plan.schema.union
-    }
+    return {plan.schema.features.index(name): codes_of_texts(rows.dictionaries[name]) for name in plan.schema.union}
 
 
 @dataclass(frozen=True, eq=False)

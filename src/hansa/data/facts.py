@@ -1,0 +1,200 @@
+"""What a table holds that is allowed but probably not meant: the same sentences however it is read.
+
+Facts are taken column by column, and block by block where a column comes in blocks. Facts of shards of one table join to those of
+the whole table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hansa.data.holdout import RowSample, codes_of_texts
+
+Array = NDArray[Any]
+
+SHOWN_NAMES = 12
+"""Columns that a sentence lists."""
+
+
+@dataclass(frozen=True)
+class ColumnFacts:
+    """What all rows of a feature or a label have in common.
+
+    Attributes:
+        name: of the column. is_label: or a feature.
+        present: rows with a value. missing: rows without one.
+        low, high: of the values; without a value infinity and minus infinity. Of categories they only say whether there are two.
+    """
+
+    name: str
+    is_label: bool
+    present: int
+    missing: int
+    low: float
+    high: float
+
+    def joined(self, other: ColumnFacts) -> ColumnFacts:
+        """Of the rows of both."""
+        return ColumnFacts(
+            self.name,
+            self.is_label,
+            self.present + other.present,
+            self.missing + other.missing,
+            min(self.low, other.low),
+            max(self.high, other.high),
+        )
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A column of numbers that float32 cannot hold apart.
+
+    Attributes:
+        name: of the column. example: such a number, its place and what becomes of it, in words.
+        merged, distinct: of so many different values, how many become equal to others. n_rows: the rows that were looked at.
+    """
+
+    name: str
+    example: str
+    merged: int
+    distinct: int
+    n_rows: int
+
+    def text(self, n_rows: int) -> str:
+        """A sentence for the owner of the table, which has so many rows."""
+        some = f" of the {self.n_rows:,} rows looked at" if self.n_rows < n_rows else ""
+        others = (
+            f", and {self.merged} of {self.distinct} different values{some} become equal to others"
+            if self.merged
+            else ""
+        )
+        return (
+            f"column {self.name!r}: float32 cannot hold its values apart: {self.example}{others}; subtract a number that all parties "
+            "agree on, or leave the column out"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TableFacts:
+    """What a table holds, as far as it was looked at. Never leaves the party.
+
+    Attributes:
+        columns: features and labels, in the schema's order. merged: the first one found of each column.
+        sample: hashes of some rows, label included; None where none were taken.
+    """
+
+    columns: tuple[ColumnFacts, ...] = ()
+    merged: tuple[Merged, ...] = ()
+    sample: RowSample | None = None
+
+    @property
+    def n_rows(self) -> int:
+        return max((column.present + column.missing for column in self.columns), default=0)
+
+    @property
+    def equal_pairs(self) -> float:
+        """The share of pairs of different rows whose contents are equal, 0 to 1, as `holdout.equal_pairs` has it."""
+        return 0.0 if self.sample is None else self.sample.equal_pairs
+
+    def texts(self, has_classes: bool, *, everybody: bool = False) -> tuple[str, ...]:
+        """A sentence for each thing that is probably not meant.
+
+        Args:
+            has_classes: whether labels are classes. everybody: whether these are the rows of all parties.
+        """
+        return (*self._of_columns(has_classes, everybody), *(own.text(self.n_rows) for own in self.merged))
+
+    def _of_columns(self, has_classes: bool, everybody: bool) -> Iterator[str]:
+        merged = {own.name for own in self.merged}
+        features = [column for column in self.columns if not column.is_label]
+        empty = [column.name for column in features if column.missing and not column.present]
+        constant = [own.name for own in features if own.low == own.high and not own.missing and own.name not in merged]
+        for names, what, elsewhere in (
+            (constant, "constant", "where other parties have other values"),
+            (empty, "missing in every row", "where other parties have values"),
+        ):
+            if names:
+                are = "it is" if len(names) == 1 else "they are"
+                yield f"{_features(names)} {what}; {are} of {'no use' if everybody else f'use only {elsewhere}'}"
+        for column in self.columns:
+            if column.is_label and column.low == column.high:
+                kind = "one class only" if has_classes else "one value only"
+                whose = "there is nothing to learn" if everybody else "this party has no metric of its own"
+                yield f"label {column.name!r} has {kind}; {whose}"
+
+
+def _features(names: Sequence[str]) -> str:
+    return f"feature {names[0]!r} is" if len(names) == 1 else f"features {listed(names)} are"
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names in a sentence: the first ones."""
+    shown = list(map(repr, names))
+    more = f", ... ({len(shown)} in all)" if len(shown) > SHOWN_NAMES else ""
+    return ", ".join(shown[:SHOWN_NAMES]) + more
+
+
+def joined(shards: Sequence[TableFacts], n_rows: int) -> TableFacts:
+    """The facts of a table of so many rows that is read in shards, one or more."""
+    columns = shards[0].columns
+    for shard in shards[1:]:
+        columns = tuple(one.joined(other) for one, other in zip(columns, shard.columns, strict=True))
+    merged = {own.name: own for shard in reversed(shards) for own in shard.merged}
+    names = [column.name for column in columns if column.name in merged]
+    samples = [shard.sample for shard in shards if shard.sample is not None]
+    return TableFacts(columns, tuple(merged[name] for name in names), RowSample.joined(samples, n_rows))
+
+
+@dataclass
+class FactsReader:
+    """Takes the facts of a table of `n_rows` rows, as its columns are read: features and labels, always in the same order."""
+
+    n_rows: int
+    _columns: dict[str, ColumnFacts] = field(default_factory=dict)
+    _merged: dict[str, Merged] = field(default_factory=dict)
+    _sample: RowSample = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._sample = RowSample.of(self.n_rows)
+
+    def take(
+        self, name: str, values: Array, *, is_label: bool, first: int = 0, levels: Sequence[str] | None = None
+    ) -> None:
+        """Look at a column, or at a block of it.
+
+        Args:
+            values: float32 (rows,), NaN missing. first: the block's first row, from 0.
+            levels: what codes stand for, where the table has levels of its own.
+        """
+        missing = int(np.count_nonzero(np.isnan(values)))
+        present = len(values) - missing
+        codes = None if levels is None else codes_of_texts(levels)
+        contents = values if codes is None else _recoded(values, codes)
+        low, high = np.inf, -np.inf
+        if present:
+            low, high = float(np.fmin.reduce(contents)), float(np.fmax.reduce(contents))
+        own = ColumnFacts(name, is_label, present, missing, low, high)
+        before = self._columns.get(name)
+        self._columns[name] = own if before is None else before.joined(own)
+        self._sample.add(contents, first)
+
+    def take_merged(self, found: Sequence[Merged]) -> None:
+        """Note columns that float32 cannot hold apart; the first note of each counts."""
+        for own in found:
+            self._merged.setdefault(own.name, own)
+
+    def facts(self) -> TableFacts:
+        return TableFacts(tuple(self._columns.values()), tuple(self._merged.values()), self._sample)
+
+
+def _recoded(values: Array, codes: Array) -> Array:
+    """Codes by what they stand for: float32 (rows,), NaN missing."""
+    found = np.full(len(values), np.nan, np.float32)
+    present = ~np.isnan(values)
+    found[present] = codes[values[present].astype(np.int64)]
+    return found
