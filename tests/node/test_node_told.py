@@ -146,6 +146,8 @@ CASES = {
         "",
         IDS,
     ),
+    "only weights of zero in a shard": Case({"w": [0.0] * (N // 2) + [1.0] * (N // 2)}, "", WEIGHTS),
+    "texts in one shard only": Case({"load": [None] * (N // 2) + ["high", "low"] * (N // 4)}, "", UNION),
     "no text at all": Case({"load": [""] * N}, "expected a text in some row, found none", UNION),
 }
 
@@ -218,6 +220,18 @@ def test_every_way_of_reading_tells_the_same(ways, name):
     found = {way: outcome(read) for way, read in ways(case).items()}
     assert len(set(found.values())) == 1, found
     assert (case.told in found["in memory"]) if case.told else not found["in memory"], found
+
+
+def test_files_without_rows_are_no_workers(folder, ways):
+    """More workers than files with rows, and no row at all."""
+    tell = ways(CASES["a constant"])
+    empty = pq.read_table(folder / "aurora-rows/0.parquet").slice(0, 0)
+    for number in range(1, FILES):
+        pq.write_table(empty, folder / f"aurora-rows/{number}.parquet")
+    assert {outcome(read) for read in tell.values()} == {outcome(tell["in memory"])}
+    pq.write_table(empty, folder / "aurora-rows/0.parquet")
+    found = {way: outcome(read) for way, read in tell.items()}
+    assert set(found.values()) == {"refused: expected at least one row, found no rows; give a table with rows"}, found
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.plan in (HELD_OUT, WEIGHTS, NUMBERS)])

@@ -183,7 +183,7 @@ def read_coded(
         facts = FactsReader(n_rows)
         if known is None and labels:  # all parties' rows, to train on
             for name in (*names, *labels):
-                facts.take(name, columns[name].values, is_label=name in labels)
+                facts.take(name, columns[name].values, role="label" if name in labels else "feature")
         facts.take_merged(merged_values(table, columns, [*numbers, *(() if classes else labels)], decimal))
         owners = None if party is None else _filled(table, party, "party")
         subjects = None if subject is None else _filled(table, subject, "id")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,22 +17,24 @@ from hansa.data.holdout import RowSample, codes_of_texts
 
 Array = NDArray[Any]
 
+Role = Literal["feature", "label", "weight"]
+
 SHOWN_NAMES = 12
 """Columns that a sentence lists."""
 
 
 @dataclass(frozen=True)
 class ColumnFacts:
-    """What all rows of a feature or a label have in common.
+    """What all rows of a column have in common.
 
     Attributes:
-        name: of the column. is_label: or a feature.
+        name, role: of the column.
         present: rows with a value. missing: rows without one.
         low, high: of the values; without a value infinity and minus infinity. Of categories they only say whether there are two.
     """
 
     name: str
-    is_label: bool
+    role: Role
     present: int
     missing: int
     low: float
@@ -42,7 +44,7 @@ class ColumnFacts:
         """Of the rows of both."""
         return ColumnFacts(
             self.name,
-            self.is_label,
+            self.role,
             self.present + other.present,
             self.missing + other.missing,
             min(self.low, other.low),
@@ -84,7 +86,7 @@ class TableFacts:
     """What a table holds, as far as it was looked at. Never leaves the party.
 
     Attributes:
-        columns: features and labels, in the schema's order. merged: the first one found of each column.
+        columns: features, labels and the weight, in the schema's order. merged: the first one found of each column.
         sample: hashes of some rows, label included; None where none were taken.
     """
 
@@ -101,6 +103,11 @@ class TableFacts:
         """The share of pairs of different rows whose contents are equal, 0 to 1, as `holdout.equal_pairs` has it."""
         return 0.0 if self.sample is None else self.sample.equal_pairs
 
+    @property
+    def lacks_weights(self) -> bool:
+        """Whether there are weights, and all are 0."""
+        return any(column.role == "weight" and column.high == 0 for column in self.columns)
+
     def texts(self, has_classes: bool, *, everybody: bool = False) -> tuple[str, ...]:
         """A sentence for each thing that is probably not meant.
 
@@ -111,7 +118,7 @@ class TableFacts:
 
     def _of_columns(self, has_classes: bool, everybody: bool) -> Iterator[str]:
         merged = {own.name for own in self.merged}
-        features = [column for column in self.columns if not column.is_label]
+        features = [column for column in self.columns if column.role == "feature"]
         empty = [column.name for column in features if column.missing and not column.present]
         constant = [own.name for own in features if own.low == own.high and not own.missing and own.name not in merged]
         for names, what, elsewhere in (
@@ -122,7 +129,7 @@ class TableFacts:
                 are = "it is" if len(names) == 1 else "they are"
                 yield f"{_features(names)} {what}; {are} of {'no use' if everybody else f'use only {elsewhere}'}"
         for column in self.columns:
-            if column.is_label and column.low == column.high:
+            if column.role == "label" and column.low == column.high:
                 kind = "one class only" if has_classes else "one value only"
                 whose = "there is nothing to learn" if everybody else "this party has no metric of its own"
                 yield f"label {column.name!r} has {kind}; {whose}"
@@ -152,7 +159,7 @@ def joined(shards: Sequence[TableFacts], n_rows: int) -> TableFacts:
 
 @dataclass
 class FactsReader:
-    """Takes the facts of a table of `n_rows` rows, as its columns are read: features and labels, always in the same order."""
+    """Takes the facts of a table of `n_rows` rows, as its columns are read, always in the same order."""
 
     n_rows: int
     _columns: dict[str, ColumnFacts] = field(default_factory=dict)
@@ -163,7 +170,7 @@ class FactsReader:
         self._sample = RowSample.of(self.n_rows)
 
     def take(
-        self, name: str, values: Array, *, is_label: bool, first: int = 0, levels: Sequence[str] | None = None
+        self, name: str, values: Array, *, role: Role, first: int = 0, levels: Sequence[str] | None = None
     ) -> None:
         """Look at a column, or at a block of it.
 
@@ -178,10 +185,11 @@ class FactsReader:
         low, high = np.inf, -np.inf
         if present:
             low, high = float(np.fmin.reduce(contents)), float(np.fmax.reduce(contents))
-        own = ColumnFacts(name, is_label, present, missing, low, high)
+        own = ColumnFacts(name, role, present, missing, low, high)
         before = self._columns.get(name)
         self._columns[name] = own if before is None else before.joined(own)
-        self._sample.add(contents, first)
+        if role != "weight":
+            self._sample.add(contents, first)
 
     def take_merged(self, found: Sequence[Merged]) -> None:
         """Note columns that float32 cannot hold apart; the first note of each counts."""

@@ -26,6 +26,7 @@ from hansa.data.cells import SPACES, disguise, is_numeric, is_text, number, with
 from hansa.data.columns import LARGE_CELLS
 from hansa.data.dates import date_number
 from hansa.data.facts import FactsReader, Merged, TableFacts, listed
+from hansa.data.facts import Role as FactsRole
 from hansa.data.files import OpenTable, open_table
 from hansa.data.query import Source
 from hansa.data.schema import MISSING_WORDS, Level, Schema
@@ -259,14 +260,19 @@ def read_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> Rows:
     >>> hansa.read_rows(table, hansa.Schema(("load",), "fault"), label_kind="binary").n_rows
     2
     """
+    return read_part(path, schema, label_kind, in_part=False)
+
+
+def read_part(path: Source, schema: Schema, label_kind: LabelKind, *, in_part: bool) -> Rows:
+    """As `read_rows`. in_part: whether these are some rows of a table, to whose other rows `check_whole` holds them."""
     check_label_kind(label_kind)
     with open_table(path) as table:
         for violation in column_violations(table, schema):
             raise DataError(str(violation))
-        columns = load(table, schema, schema.values)
-        for violation in value_violations(table, schema, columns, label_kind, 1):
+        dictionaries = dictionaries_of(table, schema, in_part=in_part)
+        columns = load(table, schema, schema.values, dictionaries)
+        for violation in value_violations(table, schema, columns, label_kind, 1, in_part=in_part):
             raise DataError(str(violation))
-        dictionaries = dictionaries_of(table, schema)
         facts = FactsReader(len(columns[schema.labels[0]].values))
         note_columns(facts, schema, columns, dictionaries)
         facts.take_merged(merged_values(table, columns, numeric(schema, columns), schema.decimal))
@@ -291,11 +297,13 @@ def note_columns(
     dictionaries: Mapping[str, Sequence[str]],
     first: int = 0,
 ) -> None:
-    """Note the features and labels among these columns, or blocks of them that begin at row `first`, from 0."""
+    """Note the features, labels and weights among these columns, or blocks of them that begin at row `first`, from 0."""
+    roles: dict[str | None, FactsRole] = {schema.weight: "weight"}
+    roles |= dict.fromkeys(schema.features, "feature")
+    roles |= dict.fromkeys(schema.labels, "label")
     for name in schema.values:
-        is_label = name in schema.labels
-        if name in columns and (is_label or name in schema.features):
-            facts.take(name, columns[name].values, is_label=is_label, first=first, levels=dictionaries.get(name))
+        if name in columns and name in roles:
+            facts.take(name, columns[name].values, role=roles[name], first=first, levels=dictionaries.get(name))
 
 
 def are_classes(label_kind: LabelKind) -> bool:
@@ -355,8 +363,12 @@ def load(
     return load_columns(table, wanted, schema.decimal, schema.labels, schema.date_columns)
 
 
-def dictionaries_of(table: OpenTable, schema: Schema, names: Sequence[str] | None = None) -> dict[str, tuple[str, ...]]:
+def dictionaries_of(
+    table: OpenTable, schema: Schema, names: Sequence[str] | None = None, *, in_part: bool = False
+) -> dict[str, tuple[str, ...]]:
     """The table's own levels, sorted, of the features whose levels no plan lists, of those among `names`.
+
+    in_part: whether this is a part of a table, in which such a column may hold no text.
 
     Raises DataError where such a column holds no texts, or no text at all.
     """
@@ -375,9 +387,8 @@ def dictionaries_of(table: OpenTable, schema: Schema, names: Sequence[str] | Non
         cells = np.ma.asarray(table.fetch([f"DISTINCT c{place}::VARCHAR"])[0])
         texts = {str(text) for text in set(cells.compressed().tolist()) if text is not None}
         levels = tuple(sorted(text for text in texts if text.strip(SPACES).lower() not in MISSING_WORDS))
-        if not levels:
-            cure = "leave the feature out of the plan, or list its levels there"
-            raise DataError(str(SchemaViolation(table.file, None, name, "a text in some row", "none", cure)))
+        if not levels and not in_part:
+            raise DataError(str(_no_text(table.file, name)))
         found[name] = levels
     return found
 
@@ -604,13 +615,19 @@ def column_violations(table: OpenTable, schema: Schema) -> Iterator[SchemaViolat
 
 
 def value_violations(
-    table: OpenTable, schema: Schema, columns: dict[str, Column], label_kind: LabelKind, most: int | None = None
+    table: OpenTable,
+    schema: Schema,
+    columns: dict[str, Column],
+    label_kind: LabelKind,
+    most: int | None = None,
+    *,
+    in_part: bool = False,
 ) -> list[SchemaViolation]:
-    """At most `most` schema violations, in the schema's order."""
+    """At most `most` schema violations, in the schema's order. in_part: as for `read_part`."""
     if columns and not len(next(iter(columns.values())).values):
         return [no_rows(table)]
     found = describe(table, broken_of(schema, columns, label_kind)[:most], schema.decimal)
-    if schema.weight in columns and len(found) != most:
+    if schema.weight in columns and len(found) != most and not in_part:
         found += only_zeros(table, schema.weight, columns[schema.weight].values)
     return found
 
@@ -650,10 +667,32 @@ def no_rows(table: OpenTable) -> SchemaViolation:
 
 def only_zeros(table: OpenTable, name: str, weights: Array) -> list[SchemaViolation]:
     """The schema violation of weights, float32 (n_rows,), that are all 0."""
-    if weights.any():
-        return []
+    return [] if weights.any() else [_zeros(table.file, name)]
+
+
+def _zeros(file: str, name: str) -> SchemaViolation:
     expected, cure = "a positive weight in some row", "write weights, or name no weight column"
-    return [SchemaViolation(table.file, None, name, expected, "only zeros", cure)]
+    return SchemaViolation(file, None, name, expected, "only zeros", cure)
+
+
+def _no_text(file: str, name: str) -> SchemaViolation:
+    cure = "leave the feature out of the plan, or list its levels there"
+    return SchemaViolation(file, None, name, "a text in some row", "none", cure)
+
+
+def check_whole(file: str, schema: Schema, facts: TableFacts, levels: Mapping[str, Sequence[str]]) -> None:
+    """Hold a table that was read in parts to what only all its rows together tell.
+
+    Args:
+        file: the table, for the error. facts, levels: of all its parts; levels of the features of `Schema.union`.
+
+    Raises DataError: as `read_rows`.
+    """
+    for name in schema.union:
+        if not levels[name]:
+            raise DataError(str(_no_text(file, name)))
+    if schema.weight is not None and facts.lacks_weights:
+        raise DataError(str(_zeros(file, schema.weight)))
 
 
 Rule = tuple[Array, str, str]

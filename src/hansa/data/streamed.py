@@ -38,7 +38,7 @@ from hansa.data.source import (
     note_columns,
     numeric,
     only_zeros,
-    read_rows,
+    read_part,
     subjects_of,
 )
 from hansa.errors import DataError, RowsLost
@@ -115,7 +115,7 @@ class StreamedRows:
 
 @contextmanager
 def open_rows(
-    source: Source, schema: Schema, *, label_kind: LabelKind, by_column: bool | None = None
+    source: Source, schema: Schema, *, label_kind: LabelKind, by_column: bool | None = None, in_part: bool = False
 ) -> Iterator[Rows | StreamedRows]:
     """A party's rows for training, checked as `read_rows` checks them, with the same errors.
 
@@ -123,6 +123,7 @@ def open_rows(
         source, schema, label_kind: as for `read_rows`.
         by_column: whether they are read column by column, each time anew, and not into memory; None does so for Parquet files of
             `LARGE_CELLS` cells or more. What a query finds is kept in a file meanwhile (`files.open_by_column`).
+        in_part: whether these are some rows of a table, to whose other rows `source.check_whole` holds them.
 
     Raises DataError: as `read_rows`; or rows that come neither from Parquet files nor from a query are to be read by column.
     """
@@ -130,34 +131,34 @@ def open_rows(
     if is_parquet(source) and by_column is not False:
         with open_table(source) as table:
             if by_column or table.count_rows() * len(schema.features) >= LARGE_CELLS:
-                yield _checked(table, schema, label_kind)
+                yield _checked(table, schema, label_kind, in_part)
                 return
     elif by_column and isinstance(source, Query | DatabaseQuery):
         with open_by_column(source) as table:
-            yield _checked(table, schema, label_kind)
+            yield _checked(table, schema, label_kind, in_part)
             return
     elif by_column:
         raise DataError(
             "by_column = true: expected rows in Parquet files, or a query, found another file; write the table as Parquet, or leave "
             "by_column out"
         )
-    yield read_rows(source, schema, label_kind=label_kind)
+    yield read_part(source, schema, label_kind, in_part=in_part)
 
 
-def _checked(table: OpenTable, schema: Schema, label_kind: LabelKind) -> StreamedRows:
+def _checked(table: OpenTable, schema: Schema, label_kind: LabelKind, in_part: bool) -> StreamedRows:
     """Check each column as it is read for the first time. Raises DataError: the first of what `read_rows` would raise."""
     marks = table.marks()
     for violation in column_violations(table, schema):
         raise DataError(str(violation))
     if not table.count_rows():
         raise DataError(str(no_rows(table)))
-    dictionaries = dictionaries_of(table, schema)
+    dictionaries = dictionaries_of(table, schema, in_part=in_part)
     kept: dict[str, Column] = {}
     facts = FactsReader(table.count_rows())
     checksums: list[int] = []
     for name in schema.values:
         column = _ColumnRead(table, schema, name, label_kind, dictionaries, facts)
-        if name == schema.weight:
+        if name == schema.weight and not in_part:
             for violation in only_zeros(table, name, column.values):
                 raise DataError(str(violation))
         if name in schema.features:

@@ -106,7 +106,7 @@ class ShardSource:
     def open(self, parts: Parts | None = None) -> contextlib.AbstractContextManager[Rows | StreamedRows]:
         """The rows of the shard, or of some of its files. Raises DataError."""
         kind = self.plan.parameters.label_kind
-        return open_rows(parts or self.parts, self.schema, label_kind=kind, by_column=self.by_column)
+        return open_rows(parts or self.parts, self.schema, label_kind=kind, by_column=self.by_column, in_part=True)
 
 
 class ShardWorker:
