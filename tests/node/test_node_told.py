@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hansa.data.query import DatabaseQuery
+from hansa.data.streamed import open_rows
 from hansa.engines.shard import ShardWorker
 from hansa.engines.sharded_rows import added
 from hansa.errors import HansaError
@@ -20,6 +22,8 @@ from hansa.library.fit import read_parties
 from hansa.node import own_rows
 from hansa.node.check import check_table
 from hansa.node.config import read_member_file
+from hansa.plan import read_plan
+from hansa.roles.batches import told_of
 from hansa.simulation.tables import read_table
 from hansa.trees.parameters import Parameters
 from made_consortium import PLAN, make_consortium, write_member
@@ -220,6 +224,21 @@ def test_every_way_of_reading_tells_the_same(ways, name):
     found = {way: outcome(read) for way, read in ways(case).items()}
     assert len(set(found.values())) == 1, found
     assert (case.told in found["in memory"]) if case.told else not found["in memory"], found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_query_to_a_database_tells_the_same(ways, folder, postgresql, name):
+    case = CASES[name]
+    expected = outcome(ways(case)["in memory"])
+    postgresql.load("told", pq.read_table(folder / "aurora-rows"))
+    plan = read_plan(folder / "plan.toml")
+    asked = DatabaseQuery(postgresql.url, "SELECT * FROM told", postgresql.password, None, "aurora.toml, source.query")
+
+    def told(by_column: bool) -> tuple[str, ...]:
+        with open_rows(asked, plan.schema, label_kind=plan.parameters.label_kind, by_column=by_column) as rows:
+            return told_of(plan, rows.facts)
+
+    assert [outcome(lambda way=way: told(way)) for way in (False, True)] == [expected] * 2
 
 
 def test_files_without_rows_are_no_workers(folder, ways):
