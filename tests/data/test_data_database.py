@@ -180,7 +180,7 @@ def test_rows_of_the_result_are_held_to_the_schema_as_those_of_a_file(postgresql
     assert "expected at least one row, found no rows" in refused(
         asked(postgresql, "SELECT 1 AS a, 1 AS y WHERE false -- none")
     )
-    assert "2 columns; rename" in refused(asked(postgresql, "SELECT 1 AS a, 2 AS a, 1 AS y"))
+    assert "2 columns, numbers 1, 2; rename" in refused(asked(postgresql, "SELECT 1 AS a, 2 AS a, 1 AS y"))
     assert "expected a query that finds columns, found none" in refused(asked(postgresql, "SELECT"))
 
 

@@ -64,7 +64,7 @@ def test_a_fault_of_the_result_names_query_row_and_column(cells):
     report = check_rows(Query("SELECT 1 AS a, 2 AS a, 3 AS b", {}, "q"), AY, label_kind="binary")
     assert [(v.column, v.expected, v.found) for v in report.violations] == [
         ("y", "a column of this name", "columns 'a', 'a', 'b'"),
-        ("a", "one column of this name", "2 columns"),
+        ("a", "one column of this name", "2 columns, numbers 1, 2"),
         ("b", "only the schema's columns 'a', 'y'", "one more"),
     ]
     with pytest.raises(DataError, match=r"column 'a': expected a number .* \(of type DATE\); cast the column"):

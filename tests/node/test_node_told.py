@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,11 +88,12 @@ class Case:
     """A table that is not as it should be.
 
     Attributes:
-        columns: in place of the good ones. told: a part of the sentence, or of the refusal; "" for none. plan: that it is read for.
+        columns: in place of the good ones, None to leave one out. told: a part of the sentence, or of the refusal; "" for none.
+        plan: that it is read for.
         own_words: where `hansa simulate` and `hansa.fit`, which have no plan, say something else.
     """
 
-    columns: dict[str, list[Any]]
+    columns: Mapping[str, list[Any] | None]
     told: str
     plan: str = HELD_OUT
     own_words: str | None = None
@@ -135,6 +136,24 @@ CASES = {
     ),
     "an unknown text": Case(
         {"load": ["high", "low"] * (N // 2 - 1) + ["low", "LOW"]}, "one of the plan's 2 levels", LEVELS, own_words=""
+    ),
+    "truth values in other words": Case(
+        {"load": ["true", "Falsch"] * (N // 2)}, "found 'Falsch' (a truth value in other words); write true and false"
+    ),
+    "levels that differ by a space": Case(
+        {"load": ["high", "high "] * (N // 2)},
+        "column 'load': 'high', 'high ' differ by spaces or capitals only",
+        HELD_OUT + '\n[categories]\nload = ["high", "high "]\n',
+    ),
+    "levels that differ in another shard": Case(
+        {"load": ["Nord"] * (N // 2) + ["nord", "süd"] * (N // 4)},
+        "column 'load': 'Nord', 'nord' differ by spaces or capitals only",
+        UNION,
+    ),
+    "a column of almost this name": Case(
+        {"Load ": GOOD["load"], "load": None},
+        "rename the column 'Load ', which differs by spaces or cap",
+        own_words="",
     ),
     "no label": Case({"fault": [*GOOD["fault"][:-1], None]}, "expected a label in every row, found a missing value"),
     "labels of texts": Case(
@@ -190,7 +209,7 @@ def ways(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Case], dict
 
     def given(case: Case) -> dict[str, Callable[[], Any]]:
         (folder / "plan.toml").write_text(case.plan)
-        table = pa.table(GOOD | case.columns)
+        table = pa.table({name: cells for name, cells in (GOOD | case.columns).items() if cells is not None})
         rows.mkdir(exist_ok=True)
         for number in range(FILES):
             pq.write_table(table.slice(number * N // FILES, N // FILES), rows / f"{number}.parquet")

@@ -6,14 +6,16 @@ the whole table.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hansa.data.cells import plain_form
 from hansa.data.holdout import RowSample, codes_of_texts
+from hansa.data.schema import Level
 
 Array = NDArray[Any]
 
@@ -87,12 +89,14 @@ class TableFacts:
 
     Attributes:
         columns: features, labels and the weight, in the schema's order. merged: the first one found of each column.
+        levels: of the columns of texts, which the table or the plan lists.
         sample: hashes of some rows, label included; None where none were taken.
     """
 
     columns: tuple[ColumnFacts, ...] = ()
     merged: tuple[Merged, ...] = ()
     sample: RowSample | None = None
+    levels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def n_rows(self) -> int:
@@ -114,7 +118,8 @@ class TableFacts:
         Args:
             has_classes: whether labels are classes. everybody: whether these are the rows of all parties.
         """
-        return (*self._of_columns(has_classes, everybody), *(own.text(self.n_rows) for own in self.merged))
+        merged = (own.text(self.n_rows) for own in self.merged)
+        return (*self._of_columns(has_classes, everybody), *merged, *told_of_levels(self.levels))
 
     def _of_columns(self, has_classes: bool, everybody: bool) -> Iterator[str]:
         merged = {own.name for own in self.merged}
@@ -135,6 +140,23 @@ class TableFacts:
                 yield f"label {column.name!r} has {kind}; {whose}"
 
 
+def told_of_levels(levels: Mapping[str, Sequence[Level]]) -> Iterator[str]:
+    """A sentence for each column, of these levels, some of which are probably meant to be the same."""
+    for name, own in levels.items():
+        groups: dict[str, list[str]] = {}
+        for level in own:
+            if isinstance(level, str):
+                groups.setdefault(plain_form(level), []).append(level)
+        alike = [group for group in groups.values() if len(group) > 1]
+        if alike:
+            shown = listed(alike[0])
+            more = f", and {len(alike) - 1} more such groups of texts," if len(alike) > 1 else ""
+            yield (
+                f"column {name!r}: {shown}{more} differ by spaces or capitals only, and are different levels; write them alike, "
+                "at all parties"
+            )
+
+
 def _features(names: Sequence[str]) -> str:
     return f"feature {names[0]!r} is" if len(names) == 1 else f"features {listed(names)} are"
 
@@ -153,8 +175,11 @@ def joined(shards: Sequence[TableFacts], n_rows: int) -> TableFacts:
         columns = tuple(one.joined(other) for one, other in zip(columns, shard.columns, strict=True))
     merged = {own.name: own for shard in reversed(shards) for own in shard.merged}
     names = [column.name for column in columns if column.name in merged]
+    levels: dict[str, tuple[str, ...]] = {}
+    for shard in shards:
+        levels |= {name: tuple(sorted({*levels.get(name, ()), *own})) for name, own in shard.levels.items()}
     samples = [shard.sample for shard in shards if shard.sample is not None]
-    return TableFacts(columns, tuple(merged[name] for name in names), RowSample.joined(samples, n_rows))
+    return TableFacts(columns, tuple(merged[name] for name in names), RowSample.joined(samples, n_rows), levels)
 
 
 @dataclass
@@ -164,6 +189,7 @@ class FactsReader:
     n_rows: int
     _columns: dict[str, ColumnFacts] = field(default_factory=dict)
     _merged: dict[str, Merged] = field(default_factory=dict)
+    _levels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _sample: RowSample = field(init=False)
 
     def __post_init__(self) -> None:
@@ -191,13 +217,19 @@ class FactsReader:
         if role != "weight":
             self._sample.add(contents, first)
 
+    def note_levels(self, name: str, levels: Sequence[Level]) -> None:
+        """Note the levels of a column of texts; of one of numbers there are none."""
+        texts = tuple(level for level in levels if isinstance(level, str))
+        if texts:
+            self._levels[name] = texts
+
     def take_merged(self, found: Sequence[Merged]) -> None:
         """Note columns that float32 cannot hold apart; the first note of each counts."""
         for own in found:
             self._merged.setdefault(own.name, own)
 
     def facts(self) -> TableFacts:
-        return TableFacts(tuple(self._columns.values()), tuple(self._merged.values()), self._sample)
+        return TableFacts(tuple(self._columns.values()), tuple(self._merged.values()), self._sample, self._levels)
 
 
 def _recoded(values: Array, codes: Array) -> Array:

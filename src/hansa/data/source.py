@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hansa.data.cells import SPACES, disguise, is_numeric, is_text, number, with_unit, word
+from hansa.data.cells import SPACES, disguise, is_numeric, is_text, number, plain_form, truth_in_words, with_unit, word
 from hansa.data.columns import LARGE_CELLS
 from hansa.data.dates import date_number
 from hansa.data.facts import FactsReader, Merged, TableFacts, listed
@@ -304,6 +304,8 @@ def note_columns(
     for name in schema.values:
         if name in columns and name in roles:
             facts.take(name, columns[name].values, role=roles[name], first=first, levels=dictionaries.get(name))
+            listed_levels = schema.classes if name in schema.labels else schema.levels.get(name, ())
+            facts.note_levels(name, dictionaries.get(name, listed_levels))
 
 
 def are_classes(label_kind: LabelKind) -> bool:
@@ -446,11 +448,13 @@ def report_of(table: OpenTable, schema: Schema, label_kind: LabelKind) -> CheckR
         summaries: dict[str, ColumnSummary] = {}
         n_rows = 0
         for batch in [[name] for name in names] if by_column else [names]:
-            columns = load(table, schema, batch)
+            own_levels = dictionaries_of(table, schema, batch)
+            columns = load(table, schema, batch, own_levels)
             violations += value_violations(table, schema, columns, label_kind)
             n_rows = len(next(iter(columns.values())).values) if columns else 0
             facts = FactsReader(n_rows) if facts is None else facts
-            note_columns(facts, schema, columns, {})
+            sound = {name: column for name, column in columns.items() if not column.bad.any()}
+            note_columns(facts, schema, sound, own_levels)
             facts.take_merged(merged_values(table, columns, numeric(schema, columns), schema.decimal))
             summaries |= {
                 name: summarize(name, columns[name]) for name in columns if name in (*schema.features, *schema.labels)
@@ -584,9 +588,15 @@ def repeated_columns(table: OpenTable) -> Iterator[SchemaViolation]:
     """Every name that more than one column has."""
     for name, count in Counter(table.names).items():
         if count > 1:
-            yield SchemaViolation(
-                table.file, None, name, "one column of this name", f"{count} columns", "rename or drop the others"
-            )
+            places = [place for place, own in enumerate(table.names, 1) if own == name]
+            found = f"{count} columns, numbers {listed(places)}"
+            cure = "rename or drop the others" if name else "name them or drop them"
+            yield SchemaViolation(table.file, None, name, "one column of this name", found, cure)
+
+
+def nearly(name: str, names: Iterable[str]) -> str | None:
+    """The name among `names` that differs by spaces or capitals only; None where there is none."""
+    return next((own for own in names if own != name and plain_form(own) == plain_form(name)), None)
 
 
 def column_violations(table: OpenTable, schema: Schema) -> Iterator[SchemaViolation]:
@@ -594,7 +604,10 @@ def column_violations(table: OpenTable, schema: Schema) -> Iterator[SchemaViolat
     has, wanted = set(table.names), set(schema.columns)
     for name in schema.columns:
         if name not in has:
+            near = nearly(name, (own for own in table.names if own not in wanted))
             cure = "add the column, or leave it out of every member's schema"
+            if near is not None:
+                cure = f"rename the column {near!r}, which differs by spaces or capitals only"
             yield SchemaViolation(
                 table.file, None, name, "a column of this name", f"columns {listed(table.names)}", cure
             )
@@ -604,14 +617,11 @@ def column_violations(table: OpenTable, schema: Schema) -> Iterator[SchemaViolat
             yield repeated[name]
         elif name not in wanted and name not in schema.ignore:
             expected = f"only the schema's columns {listed(schema.columns)}"
-            yield SchemaViolation(
-                table.file,
-                None,
-                name,
-                expected,
-                "one more",
-                "drop the column, or name it in the schema (in `ignore` where it is not to be read)",
-            )
+            near = nearly(name, (own for own in schema.columns if own not in has))
+            cure = "drop the column, or name it in the schema (in `ignore` where it is not to be read)"
+            if near is not None:
+                cure = f"rename it to {near!r}, which differs by spaces or capitals only"
+            yield SchemaViolation(table.file, None, name, expected, "one more", cure)
 
 
 def value_violations(
@@ -816,6 +826,8 @@ def describe(table: OpenTable, broken: Sequence[Broken], decimal: str) -> list[S
         kind = table.types[places[rule.name]]
         if rule.is_number and cell is not None and (is_text(kind) or is_numeric(kind)):
             masked = disguise(cell, decimal) or with_unit(cell)
+            if masked is None and rule.expected == A_NUMBER:  # a label has a cure of its own
+                masked = truth_in_words(cell)
             if masked is not None:
                 found, cure = f"{found} ({masked.what})", masked.cure
         elif rule.is_number:

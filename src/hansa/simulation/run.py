@@ -200,23 +200,25 @@ def member_names(values: list[str]) -> dict[str, str]:
 
 
 def _slug(value: str) -> str:
-    """What a member's name keeps of a text: Latin letters, digits and hyphens."""
-    letters = "".join(sign for sign in unicodedata.normalize("NFKD", value) if not unicodedata.combining(sign))
-    return re.sub(r"[^a-z0-9]+", "-", letters.lower()).strip("-")
+    """What a member's name keeps of a text: a to z, 0 to 9 and hyphens."""
+    plain = "".join(sign for sign in unicodedata.normalize("NFKD", value) if not unicodedata.combining(sign))
+    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")
 
 
 def told_of_names(names: Mapping[str, str]) -> tuple[str, ...]:
     """A sentence where members' names do not say which value of the party column is whose; `names` as `member_names` gives them."""
-    unlike = {value: name for value, name in names.items() if name != _slug(value) or _loses_letters(value)}
+    unlike = {value: name for value, name in names.items() if name != _slug(value) or _loses_signs(value)}
     if not unlike:
         return ()
     shown = ", ".join(f"{value!r:.60} is {name}" for value, name in islice(unlike.items(), SHOWN_MEMBERS))
     more = f", and so on ({len(unlike)} in all)" if len(unlike) > SHOWN_MEMBERS else ""
-    return (f"names of members hold Latin letters, digits and hyphens only, and differ: {shown}{more}",)
+    return (
+        f"names of members are made of a to z, 0 to 9 and hyphens, and these differ from whom they mean: {shown}{more}",
+    )
 
 
-def _loses_letters(value: str) -> bool:
-    """Whether some letter or digit of a text is none of a member's name."""
+def _loses_signs(value: str) -> bool:
+    """Whether a text is more than spaces, signs, and what a member's name may hold."""
     kept = unicodedata.normalize("NFKD", value).lower()
     return any(sign.isalnum() and not sign.isascii() for sign in kept)
 
