@@ -181,7 +181,7 @@ def read_coded(
             [rule for name in numbers for rule in broken_rules(name, columns[name], "feature", "numeric")],
             decimal,
         )
-        facts = FactsReader(n_rows)
+        facts = FactsReader(n_rows, samples=False)
         if known is None and labels:  # all parties' rows, to train on
             for name in (*names, *labels):
                 facts.take(name, columns[name].values, role="label" if name in labels else "feature")

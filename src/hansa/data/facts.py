@@ -184,16 +184,17 @@ def joined(shards: Sequence[TableFacts], n_rows: int) -> TableFacts:
 
 @dataclass
 class FactsReader:
-    """Takes the facts of a table of `n_rows` rows, as its columns are read, always in the same order."""
+    """Takes the facts of a table of `n_rows` rows, as its columns are read, always in the same order. samples: a sample of rows too."""
 
     n_rows: int
+    samples: bool = True
     _columns: dict[str, ColumnFacts] = field(default_factory=dict)
     _merged: dict[str, Merged] = field(default_factory=dict)
     _levels: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    _sample: RowSample = field(init=False)
+    _sample: RowSample | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self._sample = RowSample.of(self.n_rows)
+        self._sample = RowSample.of(self.n_rows) if self.samples else None
 
     def take(
         self, name: str, values: Array, *, role: Role, first: int = 0, levels: Sequence[str] | None = None
@@ -214,7 +215,7 @@ class FactsReader:
         own = ColumnFacts(name, role, present, missing, low, high)
         before = self._columns.get(name)
         self._columns[name] = own if before is None else before.joined(own)
-        if role != "weight":
+        if role != "weight" and self._sample is not None:
             self._sample.add(contents, first)
 
     def note_levels(self, name: str, levels: Sequence[Level]) -> None:

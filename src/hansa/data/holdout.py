@@ -67,14 +67,12 @@ SAMPLE = 0x73616D706C65
 """Keeps the draw of a `RowSample` apart from other uses of row numbers."""
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _sampled(numbers, halvings):  # type: ignore[no-untyped-def]
+def _sampled(numbers: npt.NDArray[np.int64], halvings: int) -> npt.NDArray[np.bool_]:
     """Which of the rows of these numbers a sample takes: each with a chance of 2^-halvings, by its number alone; bool (rows,)."""
-    taken = np.empty(numbers.shape[0], np.bool_)
-    rest = (np.uint64(1) << np.uint64(halvings)) - np.uint64(1)
-    for place in range(numbers.shape[0]):
-        taken[place] = mix(np.uint64(numbers[place]) + np.uint64(0x9E3779B97F4A7C15)) & rest == np.uint64(0)
-    return taken
+    hashes = mix.py_func(
+        numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    )  # no kernel: none is to be compiled for this
+    return np.asarray(hashes & np.uint64(2**halvings - 1) == 0)
 
 
 @dataclass(frozen=True, eq=False)
