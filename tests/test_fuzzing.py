@@ -112,6 +112,7 @@ OUR_OWN = {
         "data.source.load",
         "data.source.load_columns",
         "data.source.load_doubles",
+        "data.source.read_part",
         "data.source.read_rows",
         "data.streamed.open_rows",
         "engines.shard.ShardSource.open",

@@ -137,6 +137,17 @@ def test_texts_of_very_many_kinds_are_no_categories(tmp_path):
     assert "t7" not in made.replace(str(path), "")
 
 
+def test_what_is_told_of_a_table_is_told_of_its_schema_without_a_number(tmp_path):
+    path = tmp_path / "odd.csv"
+    path.write_text(
+        "account,region,y\n" + "".join(f"{10**11 + row},{'Nord' if row % 2 else 'nord '},0\n" for row in range(9))
+    )
+    made = hansa("schema", path, "--label", "y").stdout
+    assert "whole numbers, all different (is it an id?); float32 cannot hold them apart" in made
+    assert "'Nord', 'nord ' differ by spaces or capitals only" in made
+    assert "1000000" not in made
+
+
 def test_a_decimal_comma_and_signs_that_move_the_cursor(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text('a;"b\x1b[2J"\n1,5;x\n2,5;x\n')

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from hansa.protocol.messages import Contribution, Finish, Join, Received, decode
-from hansa.simulation.run import member_names
+from hansa.simulation.run import member_names, told_of_names
 from hansa.simulation.scores import score_table
 from hansa.simulation.tables import read_table, split_table
 from hansa.transport.recording import read_transcript
@@ -271,8 +271,30 @@ def test_quantiles_over_processes_are_those_of_one_process_and_xgboosts_nearly(t
 
 
 def test_member_names_are_legal_and_distinct():
-    names = member_names(["Aurora Mobile", "aurora-mobile", "aggregator", "é", "1"])
-    assert list(names.values()) == ["aurora-mobile", "aurora-mobile-2", "aggregator-2", "party", "1"]
+    names = member_names(["Aurora Mobile", "aurora-mobile", "aggregator", "Zürich", "½", "1"])
+    assert list(names.values()) == ["aurora-mobile", "aurora-mobile-2", "aggregator-2", "zurich", "1-2", "1"]
+
+
+def test_members_whose_names_do_not_say_whose_they_are_are_told():
+    """Greek, Cyrillic, Chinese and Arabic letters are none of a name; a number behind it tells members apart."""
+    assert told_of_names(member_names(["Aurora Mobile", "north", "Zürich"])) == ()
+    (told,) = told_of_names(member_names(["north", "Αθήνα", "Москва 3", "北京", "hub"]))
+    assert told.endswith("'Αθήνα' is party, 'Москва 3' is 3, '北京' is party-2, 'hub' is hub-2")
+    (told,) = told_of_names(member_names([f"{'长' * 90}{number}" for number in range(40)]))
+    assert "(40 in all)" in told
+    assert len(told) < 4000
+
+
+def test_a_simulation_tells_which_party_is_which(tmp_path):
+    cities = ["Αθήνα", "Москва", "北京"]
+    columns = cells(180, 3) | {"who": [cities[row % 3] for row in range(180)]}
+    path = write_table(tmp_path / "cities.csv", columns)
+    options = ("--label", "fault", "--party-column", "who", "--rounds", "2", "--in-process", "--json")
+    result = hansa("simulate", path, *options)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert sorted(found["members"]) == ["party", "party-2", "party-3"]
+    assert any(all(f"{city!r} is party" in text for city in cities) for text in found["warnings"])
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

@@ -133,12 +133,24 @@ def test_unknown_levels_are_of_no_category_and_counted(tmp_path):
 @pytest.mark.parametrize(
     ("text", "options", "fragment"),
     [
-        ("v,v,y\n1,2,0\n", {}, "column 'v': expected one column of this name, found 2 columns"),
+        ("v,v,y\n1,2,0\n", {}, "column 'v': expected one column of this name, found 2 columns, numbers 1, 2"),
         ("v,y,y\n1,2,0\n", {}, "column 'y': expected one column of this name, found 2 columns"),
         ("a[0],y\n1,0\n", {}, "XGBoost takes no [, ] or < in a name"),
         ("a],y\n1,0\n", {}, "XGBoost takes no [, ] or < in a name"),
         ("a<1,y\n1,0\n", {}, "XGBoost takes no [, ] or < in a name"),
         (",a,y\n0,1,0\n", {}, "column 1 has no name"),
+        (
+            "a,,,y\n0,1,1,0\n",
+            {},
+            "column '': expected one column of this name, found 2 columns, numbers 2, 3; name them or",
+        ),
+        ("sep=;\na;y\n1;0\n", {}, "a first line 'sep=;', which spreadsheets alone read; delete that line"),
+        (
+            "a,Y\n1,0\n",
+            {},
+            "no column 'y'; found 'a', 'Y'; rename 'Y', which differs by spaces or capitals only",
+        ),
+        ("a,y\n1,0\nJa,1\n", {}, "found 'Ja' (a truth value in other words) among 1 numbers; write true and false"),
         ("a,y\n", {}, "expected at least one row"),
         ("a,y\n1,\n", {}, "row 1, column 'y': expected a label in every row, found a missing value"),
         ("a,y\n1,inf\n", {}, "row 1, column 'y': expected a finite number, found 'inf'"),
@@ -193,7 +205,10 @@ def test_scans_do_not_grow_with_the_columns(tmp_path, monkeypatch, ending, n_col
     plain = files.connect
     monkeypatch.setattr(files, "connect", lambda *given: Counting(plain(*given), scans))
     read = read_coded(path, label="y", party="who")
-    assert len(read.warnings) == len([i for i in range(n_columns) if i % 4 == 2])
+    assert len([text for text in read.warnings if "float32" in text]) == len(
+        [i for i in range(n_columns) if i % 4 == 2]
+    )
+    assert len([text for text in read.warnings if "constant" in text]) == (n_columns > 3)
     assert len(read.levels) == len([i for i in range(n_columns) if i % 4 == 1])
     assert_linear(scans, n_columns)
     scans.clear()
@@ -220,3 +235,20 @@ def test_an_index_that_pandas_wrote_is_no_feature(tmp_path, index):
     with pytest.raises(DataError, match=r"column '__index_level_0__' is the index of a data frame.*drop it"):
         read_coded(path, label="y")
     assert read_coded(path, ["a"], label="y").names == ("a",)
+
+
+def test_rows_without_any_feature_are_told(tmp_path):
+    """A spreadsheet writes its empty lines at the end; a prediction of each was made without a word."""
+    known = {"v": ("a", "b")}
+    read = read_coded(csv(tmp_path, "v;w\na;1\n\n;2\n;\n;\n\n"), ["v", "w"], known=known)
+    (told,) = read.warnings
+    assert "row 3 (and in 1 more rows): no feature has a value" in told
+    assert read.features.shape == (2, 4)
+    assert read_coded(csv(tmp_path, "w\n1\nNA\n"), ["w"], known={}).warnings == ()
+
+
+def test_levels_that_are_probably_one_are_told(tmp_path):
+    told = read_coded(csv(tmp_path, "v,w,y\nA,x,0\n a,y,1\nB,x,1\n"), label="y").warnings
+    assert [text for text in told if "levels" in text] == [
+        "column 'v': ' a', 'A' differ by spaces or capitals only, and are different levels; write them alike, at all parties"
+    ]

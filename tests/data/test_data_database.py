@@ -174,12 +174,13 @@ def test_rows_of_the_result_are_held_to_the_schema_as_those_of_a_file(postgresql
     sql = "SELECT unnest(array['1', NULL, 'x']) AS a, 1 AS y;  "
     assert refused(asked(postgresql, sql)) == (
         f"the result of {WHERE}, row 3, column 'a': expected a number (at most 3.4e38, or empty for missing), found 'x'; "
-        "write codes (numbers) in place of text, dates and values outside float32"
+        "leave the cell empty where the value is missing; write numbers in place of texts, or list the texts as levels "
+        "([categories] in the plan)"
     )
     assert "expected at least one row, found no rows" in refused(
         asked(postgresql, "SELECT 1 AS a, 1 AS y WHERE false -- none")
     )
-    assert "2 columns; rename" in refused(asked(postgresql, "SELECT 1 AS a, 2 AS a, 1 AS y"))
+    assert "2 columns, numbers 1, 2; rename" in refused(asked(postgresql, "SELECT 1 AS a, 2 AS a, 1 AS y"))
     assert "expected a query that finds columns, found none" in refused(asked(postgresql, "SELECT"))
 
 

@@ -15,7 +15,9 @@ from hypothesis.extra import numpy as hnp
 import naive_trees as naive
 from hansa.data.holdout import (
     FOLDS,
+    MOST_PAIRED,
     HoldOut,
+    RowSample,
     equal_pairs,
     folds_by_contents,
     folds_by_subject,
@@ -183,3 +185,29 @@ def test_pairs_of_many_rows_are_estimated_and_of_none_there_are_none():
     assert equal_pairs(features, np.zeros(300_000, np.float32)) == pytest.approx(1 / 20, rel=0.02)
     assert equal_pairs(features[:, :1], np.zeros(1, np.float32)) == 0
     assert equal_pairs(features[:, :0], np.zeros(0, np.float32)) == 0
+
+
+@pytest.mark.parametrize("sizes", [(100_000, 150_000, 30), (50, 60), (1,)])
+def test_samples_of_shards_are_one_of_the_whole(sizes):
+    """Shards of other sizes are sampled alike: none counts for more than its rows."""
+    draw = np.random.default_rng(5)
+    shards = []
+    for place, size in enumerate(sizes):
+        shard = RowSample.of(size)
+        shard.add(draw.integers(0, 2 + place, size).astype(np.float32))
+        shards.append(shard)
+    found = RowSample.joined(shards, sum(sizes))
+    draw = np.random.default_rng(5)
+    values = np.concatenate([draw.integers(0, 2 + place, size) for place, size in enumerate(sizes)])
+    shares = np.unique(values, return_counts=True)[1] / len(values)
+    assert len(found.hashes) <= 1.1 * MOST_PAIRED
+    if sum(sizes) <= MOST_PAIRED:
+        assert found.equal_pairs == equal_pairs(values.astype(np.float32)[None, :], np.zeros(len(values), np.float32))
+    else:
+        assert found.equal_pairs == pytest.approx(float(np.sum(shares**2)), rel=0.02)
+
+
+def test_rows_in_a_cycle_are_no_sample_of_one_kind():
+    """Rows are drawn by a hash of their numbers: evenly spaced ones would all be of the same kind."""
+    features = (np.arange(2**20) % 64).astype(np.float32)[None]
+    assert equal_pairs(features, np.zeros(2**20, np.float32)) == pytest.approx(1 / 64, rel=0.05)

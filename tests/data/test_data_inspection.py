@@ -20,6 +20,8 @@ COLUMNS = {
     "spell": (["2026-02-30", "2026-01-01", "", ""], "unread", "a date or time; "),
     "money": (["1", "2", "€ 3", "4"], "unread", "a number with a currency sign; "),
     "stray": (["1", "2", "n/a", "4"], "unread", "texts among numbers; "),
+    "vip": (["WAHR", "1", "Falsch", ""], "unread", "a truth value in other words; "),
+    "large": (["100000000001", "100000000002", "100000000003", "100000000004"], "numbers", ""),
     "far": (["1e300", "2", "3", "4"], "unread", "a number beyond float32; "),
 }
 
@@ -35,8 +37,9 @@ def test_columns_of_a_file_of_texts(tmp_path):
         assert column.why.startswith(why)
         assert not any(cell in column.why for cell in cells if len(cell) > 2)
     by_name = {column.name: column for column in found.columns}
-    assert {name for name, column in by_name.items() if column.different} == {"load", "id", "day"}
-    assert {name for name, column in by_name.items() if column.whole} == {"whole", "day"}
+    assert {name for name, column in by_name.items() if column.different} == {"load", "id", "day", "large"}
+    assert {name for name, column in by_name.items() if column.whole} == {"whole", "day", "large"}
+    assert {name for name, column in by_name.items() if column.merged} == {"large"}
     assert by_name["band"].counts == {"low": 2, "high": 1}
     assert by_name["band"].summary.missing == 1
     assert (by_name["load"].summary.minimum, by_name["load"].summary.maximum) == (-300, 1.5)

@@ -58,12 +58,13 @@ def test_a_fault_of_the_result_names_query_row_and_column(cells):
         read_rows(Query(JOINED.format(""), cells, "north.toml, source.query"), AY, label_kind="binary")
     assert str(refused.value) == (
         "the result of north.toml, source.query, row 4, column 'a': expected a number (at most 3.4e38, or empty for missing), "
-        "found 'x'; write codes (numbers) in place of text, dates and values outside float32"
+        "found 'x'; leave the cell empty where the value is missing; write numbers in place of texts, or list the "
+        "texts as levels ([categories] in the plan)"
     )
     report = check_rows(Query("SELECT 1 AS a, 2 AS a, 3 AS b", {}, "q"), AY, label_kind="binary")
     assert [(v.column, v.expected, v.found) for v in report.violations] == [
         ("y", "a column of this name", "columns 'a', 'a', 'b'"),
-        ("a", "one column of this name", "2 columns"),
+        ("a", "one column of this name", "2 columns, numbers 1, 2"),
         ("b", "only the schema's columns 'a', 'y'", "one more"),
     ]
     with pytest.raises(DataError, match=r"column 'a': expected a number .* \(of type DATE\); cast the column"):

@@ -211,7 +211,9 @@ def test_the_report_of_a_large_table_is_that_of_a_small_one(tmp_path, monkeypatc
     monkeypatch.setattr(
         source,
         "load",
-        lambda table, schema, names, load=source.load: fetched.append(names) or load(table, schema, names),
+        lambda table, schema, names, levels, load=source.load: (
+            fetched.append(names) or load(table, schema, names, levels)
+        ),
     )
     assert repr(check_rows(path, SCHEMA, label_kind="binary")) == repr(expected)
     assert max(map(len, fetched)) == 1

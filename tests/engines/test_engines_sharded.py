@@ -18,7 +18,7 @@ from hansa.errors import HansaError, RowsLost
 from hansa.roles.summed.custom import NO_FUNCTIONS
 from hansa.roles.summed.party_rows import PartyRows
 from hansa.roles.summed.rows_in_memory import RowsInMemory
-from made_tables import plan, spread, table, take
+from made_tables import FEATURES, plan, spread, table, take
 
 
 @dataclass
@@ -150,3 +150,36 @@ def test_every_call_of_the_seam_is_taken():
     asked = {name for name, value in vars(PartyRows).items() if callable(value) and not name.startswith("_")}
     shard = Shard(plan(PARTIES), "aurora", spread(table(60), np.arange(60) % 3)["aurora"], 1, NO_FUNCTIONS, False)
     assert asked - {"histograms"} == set(shard.taken) - {"built_histograms", "checksum", "levels", "sizes"}
+
+
+def test_a_shard_without_a_text_of_a_union_has_no_level_of_its_own():
+    """The codes of each shard are of its own dictionary, which may be empty; the model is that of rows in one process."""
+    given = plan(PARTIES[:2], subsample=0.8, evaluation=0.2)
+    given = replace(given, schema=replace(given.schema, union=(FEATURES[1],)))
+    rows = table(300)
+    texts = np.where(np.arange(300) % 6 < 4, rows.features[1], np.nan).astype(np.float32)
+    features = rows.features.copy()
+    features[1] = texts
+    levels = ("none", "one", "two")
+    tables = {
+        name: replace(own, dictionaries={FEATURES[1]: levels})
+        for name, own in spread(replace(rows, features=features), np.arange(300) % 2).items()
+    }
+
+    def shard_of(own: Rows, which: np.ndarray) -> Rows:
+        part = take(own, which)
+        known = sorted({int(code) for code in part.features[1] if not np.isnan(code)})
+        part.features[1] = [np.nan if np.isnan(code) else known.index(int(code)) for code in part.features[1]]
+        return replace(part, dictionaries={FEATURES[1]: tuple(levels[code] for code in known)})
+
+    def hold(agreed, owner, own, pool, functions, describes):
+        places = np.arange(own.n_rows) % 3
+        shards = [shard_of(own, np.flatnonzero(places == number)) for number in range(3)]
+        assert [len(part.dictionaries[FEATURES[1]]) for part in shards] == [3, 3, 0]
+        make = [(lambda part=part: Shard(agreed, owner, part, 1, functions, describes)) for part in shards]
+        return ShardedRows(Here(make), owner)
+
+    alone, talk = Conversation(given, tables), Conversation(given, tables, hold=hold)
+    alone.finish()
+    talk.finish()
+    assert talk.aggregator.outcome.model == alone.aggregator.outcome.model

@@ -194,14 +194,15 @@ def test_two_owners_need_both_policies():
 
 def test_draws_by_contents_of_rows_that_repeat_are_told():
     few = (np.arange(600) % 4).astype(np.float32)[None]
-    label, ids = (np.arange(600) % 2).astype(np.float32), np.arange(600, dtype=np.uint64)
+    label = (np.arange(600) % 2).astype(np.float32)
     held = replace(made_plan(PARTIES), evaluation_fraction=0.2)
     drawn = replace(held, parameters=replace(held.parameters, subsample=0.5))
     (told,) = repeated_rows(held, few, label)
     assert "25% of all pairs" in told
     assert "held out together" in told
-    assert repeated_rows(held, few, label, ids) == []
+    with_ids = replace(held.schema, id="who")
+    assert repeated_rows(replace(held, schema=with_ids), few, label) == []
     assert ["held out" in text for text in repeated_rows(drawn, few, label)] == [True, False]
-    assert ["held out" in text for text in repeated_rows(drawn, few, label, ids)] == [False]
+    assert ["held out" in text for text in repeated_rows(replace(drawn, schema=with_ids), few, label)] == [False]
     assert repeated_rows(made_plan(PARTIES), few, label) == []
     assert repeated_rows(drawn, np.arange(600, dtype=np.float32)[None], label) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import naive_model as naive
@@ -18,6 +18,7 @@ metrics = pytest.importorskip("sklearn.metrics")
 ROWS = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=40)
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_auc_and_aucpr_are_scikit_learns(rows):
     predictions = np.array([score / 8 for score, _ in rows])

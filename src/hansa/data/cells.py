@@ -187,6 +187,40 @@ _FEWEST_MEASURED = 20
 _MOST_UNITS = 5
 
 
+_TRUTHS = (
+    "true false t f yes no y n on off wahr falsch ja nein j vrai faux oui non verdadero verdadeiro vero falso si sí sì sim não waar "
+    "onwaar nee sant falskt nej prawda fałsz tak nie истина ложь да нет ναι όχι 真 假 是 否"
+)
+TRUTHS = frozenset(_TRUTHS.split())
+"""Words that spreadsheets and people write for true and false, in lower case."""
+
+
+def truth_in_words(text: str) -> Disguise | None:
+    """Why a text where a number is expected means true or false; None where it does not. (true and false themselves are read.)"""
+    if text.strip().lower() not in TRUTHS:
+        return None
+    return Disguise(
+        "a truth value in other words",
+        "write true and false, or 1 and 0, in all rows and at all parties, or list the texts as levels ([categories] in the plan)",
+    )
+
+
+_UNIT = "a number with a unit"
+_NO_UNIT = "write the number alone, of one unit in all rows and at all parties"
+
+
+def with_unit(text: str) -> Disguise | None:
+    """Why a text where a number is expected, which is none and no `disguise`, means one all the same; None where it does not."""
+    if _MEASURED.fullmatch(text.strip(SPACES)) is None:
+        return None
+    return Disguise(_UNIT, f"{_NO_UNIT}; list the texts as levels ([categories] in the plan) where they are categories")
+
+
+def plain_form(text: str) -> str:
+    """A text without the spaces around it, and in one case: what differs in these alone is probably meant to be the same."""
+    return " ".join(text.split()).casefold()
+
+
 def measured(texts: Iterable[str]) -> Disguise | None:
     """Why the texts of a column, none of which is a number or a `disguise`, mean numbers all the same: many numbers, each before one of
     few units (4.2ms, 17 ms); None where they do not.
@@ -198,9 +232,8 @@ def measured(texts: Iterable[str]) -> Disguise | None:
     if len({match["unit"].strip() for match in found}) > _MOST_UNITS:
         return None
     return Disguise(
-        "a number with a unit",
-        "write the number alone, of one unit in all rows and at all parties; for categories name the column (--categorical, "
-        "categorical=)",
+        _UNIT,
+        f"{_NO_UNIT}; for categories name the column (--categorical, categorical=)",
     )
 
 

@@ -8,7 +8,7 @@ dates or times, is refused with the row and the cure.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hansa.data.cells import WHOLE_NUMBER, disguise, is_numeric, is_text, measured
+from hansa.data.cells import WHOLE_NUMBER, disguise, is_numeric, is_text, measured, truth_in_words
+from hansa.data.facts import FactsReader, listed
 from hansa.data.files import OpenTable, open_table
 from hansa.data.schema import MISSING_WORDS, Level, date_rule, name_fault
 from hansa.data.source import (
@@ -27,14 +28,15 @@ from hansa.data.source import (
     Column,
     LabelKind,
     SchemaViolation,
+    are_classes,
     base_margin_of,
     broken_dates,
     broken_rules,
-    coarse_warnings,
     describe,
-    listed,
     load_columns,
     load_doubles,
+    merged_values,
+    nearly,
     no_rows,
     only_zeros,
     repeated_columns,
@@ -179,7 +181,13 @@ def read_coded(
             [rule for name in numbers for rule in broken_rules(name, columns[name], "feature", "numeric")],
             decimal,
         )
-        warnings = coarse_warnings(table, columns, [*numbers, *(() if classes else labels)], decimal)
+        facts = FactsReader(n_rows, samples=False)
+        if known is None and labels:  # all parties' rows, to train on
+            for name in (*names, *labels):
+                facts.take(name, columns[name].values, role="label" if name in labels else "feature")
+                facts.note_levels(name, classes if name in labels else levels.get(name, ()))
+        facts.take_merged(merged_values(table, columns, [*numbers, *(() if classes else labels)], decimal))
+        rows_at = table.place
         owners = None if party is None else _filled(table, party, "party")
         subjects = None if subject is None else _filled(table, subject, "id")
         cells = texts_of(table, sorted({column for _, column in rules.values()}))
@@ -195,11 +203,25 @@ def read_coded(
         party=owners,
         levels=levels,
         unknown=unknown,
-        warnings=tuple(warnings),
+        warnings=(*facts.facts().texts(are_classes(label_kind), everybody=True), *_told_of_empty_rows(rows_at, values)),
         subject=subjects,
         base_margin=starts,
         date_cells=cells,
     )
+
+
+def _told_of_empty_rows(place: Callable[[int], tuple[str, int]], features: Floats) -> Iterator[str]:
+    """A sentence where no feature of a row has a value: a spreadsheet writes such lines at its end."""
+    if len(features) < 2:
+        return
+    empty = np.ones(features.shape[1], np.bool_)
+    for column in features:
+        empty &= np.isnan(column)
+    if empty.any():
+        file, row = place(int(empty.argmax()))
+        count = int(np.count_nonzero(empty))
+        others = f" (and in {count - 1} more rows)" if count > 1 else ""
+        yield f"{file}, row {row}{others}: no feature has a value; drop the line if a spreadsheet left it behind"
 
 
 def unknown_texts(read: CodedTable) -> Iterator[str]:
@@ -233,7 +255,9 @@ def _require(table: OpenTable, names: Sequence[str], needs: str = "") -> None:
     for name in names:
         if name not in has:
             why = f", {needs}" if needs else ""
-            raise DataError(f"{table.file}: no column {name!r}{why}; found {listed(table.names)}")
+            near = nearly(name, table.names)
+            cure = "" if near is None else f"; rename {near!r}, which differs by spaces or capitals only"
+            raise DataError(f"{table.file}: no column {name!r}{why}; found {listed(table.names)}{cure}")
 
 
 def _check_names(table: OpenTable, names: Sequence[str]) -> None:
@@ -432,6 +456,8 @@ def _refuse_mixtures(table: OpenTable, name: str, column: Column, texts: npt.NDA
     cure = (
         "leave the cell empty where the value is missing; for categories name the column (--categorical, categorical=)"
     )
+    if why is None and numbers:
+        why = truth_in_words(texts[row])
     if why is not None:
         found, cure = f"{found} ({why.what})", why.cure
     violation = SchemaViolation(*table.place(int(row)), name, A_NUMBER, f"{found}{among}", cure)

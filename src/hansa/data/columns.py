@@ -44,7 +44,7 @@ class Columns(Protocol):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences about values that float32 cannot hold apart, for the party's own eyes."""
+        """What is allowed but probably not meant, in sentences for the party's own eyes."""
 
     @property
     def n_rows(self) -> int:

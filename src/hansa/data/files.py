@@ -87,6 +87,9 @@ _OTHER_FORMATS = {
 """What a file that should be text may begin with, and the cure."""
 
 
+_SEPARATOR_LINE = re.compile(r'"?sep=\S?"?', re.IGNORECASE)
+"""What Excel takes for the delimiter of a CSV file, above the header."""
+
 Mark = tuple[int, int, bool]
 """Of an open file: its size, its time of change (ns), and whether it still has a name."""
 
@@ -518,6 +521,10 @@ def _read_header(path: Path, packed: bool) -> tuple[tuple[str, ...], str]:
             if sum(part.count('"') for part in lines) % 2 == 0 or sum(map(len, lines)) > LONGEST_HEADER:
                 break
     first = "".join(lines)
+    if _SEPARATOR_LINE.fullmatch(first.strip()):
+        raise _unreadable(
+            str(path), f"a first line {first.strip()!r}, which spreadsheets alone read", "delete that line"
+        )
     unquoted = re.sub(r'"[^"]*"', "", first)
     candidates = _DELIMITERS.get(_ending(path).removesuffix(".gz"), _ANY_DELIMITER)
     delimiter = max(candidates, key=unquoted.count)

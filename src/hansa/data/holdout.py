@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -60,7 +61,85 @@ def share_by_hash(hashes: npt.NDArray[np.uint64], share: float) -> npt.NDArray[n
 
 
 MOST_PAIRED = 2**16
-"""Rows that `equal_pairs` looks at."""
+"""About how many rows `equal_pairs` looks at, at most."""
+
+SAMPLE = 0x73616D706C65
+"""Keeps the draw of a `RowSample` apart from other uses of row numbers."""
+
+
+def _sampled(numbers: npt.NDArray[np.int64], halvings: int) -> npt.NDArray[np.bool_]:
+    """Which of the rows of these numbers a sample takes: each with a chance of 2^-halvings, by its number alone; bool (rows,)."""
+    hashes = mix.py_func(
+        numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    )  # no kernel: none is to be compiled for this
+    return np.asarray(hashes & np.uint64(2**halvings - 1) == 0)
+
+
+@dataclass(frozen=True, eq=False)
+class RowSample:
+    """Hashes of some rows of a table, drawn by their numbers. A sample of few halvings holds the rows of those with more.
+
+    Attributes:
+        halvings: each row was taken with a chance of 2^-halvings. numbers: int64 (taken,), rising, from 0.
+        hashes: uint64 (taken,), of the columns so far; equal rows have equal ones.
+    """
+
+    halvings: int
+    numbers: npt.NDArray[np.int64]
+    hashes: npt.NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, n_rows: int) -> RowSample:
+        """About `MOST_PAIRED` of so many rows, or all of fewer, no column hashed yet."""
+        halvings = _halvings(n_rows)
+        numbers = np.zeros(0, np.int64)
+        for first in range(0, n_rows, _BLOCK_ROWS):
+            block = np.arange(first, min(first + _BLOCK_ROWS, n_rows), dtype=np.int64)
+            numbers = np.concatenate([numbers, block[_sampled(block, halvings)]])
+        return cls(halvings, numbers, np.full(len(numbers), SAMPLE, np.uint64))
+
+    @classmethod
+    def joined(cls, shards: Sequence[RowSample], n_rows: int) -> RowSample:
+        """Of a table of so many rows that is read in shards. Rows are numbered in their own shards."""
+        halvings = _halvings(n_rows)
+        kept = [shard.thinned(halvings) for shard in shards]
+        return cls(
+            halvings,
+            np.concatenate([np.zeros(0, np.int64), *(shard.numbers for shard in kept)]),
+            np.concatenate([np.zeros(0, np.uint64), *(shard.hashes for shard in kept)]),
+        )
+
+    def thinned(self, halvings: int) -> RowSample:
+        """The rows among these that a sample of more halvings takes."""
+        taken = _sampled(self.numbers, halvings)
+        return RowSample(halvings, self.numbers[taken], self.hashes[taken])
+
+    def add(self, values: npt.NDArray[np.float32], first: int = 0) -> None:
+        """Hash one more column, or a block of it: float32 (rows,), NaN missing; `first` is the block's first row."""
+        begin, end = np.searchsorted(self.numbers, [first, first + len(values)])
+        own = np.ascontiguousarray(values[self.numbers[begin:end] - first])
+        _hash_column(own.view(np.uint32), self.hashes[begin:end])
+
+    @property
+    def equal_pairs(self) -> float:
+        """The share of pairs of different rows that are equal, 0 to 1."""
+        n_rows = len(self.hashes)
+        counts = np.unique(self.hashes, return_counts=True)[1]
+        return float(np.sum(counts * (counts - 1.0)) / (n_rows * (n_rows - 1.0))) if n_rows > 1 else 0.0
+
+
+def _halvings(n_rows: int) -> int:
+    """How often a table of so many rows is halved, so that about `MOST_PAIRED` rows at most are left."""
+    return (max(n_rows - 1, 0) // MOST_PAIRED).bit_length()
+
+
+def codes_of_texts(levels: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Numbers in place of a table's own codes that follow from the levels' texts alone; the last one is for no level.
+
+    Returns:
+        float32 (levels + 1,).
+    """
+    return np.array([*(zlib.crc32(level.encode()) % 2**24 for level in levels), 0], np.float32)
 
 
 @dataclass(frozen=True)
@@ -120,18 +199,18 @@ def held_out(
 
 
 def equal_pairs(features: Iterable[npt.NDArray[np.float32]], labels: npt.NDArray[np.float32]) -> float:
-    """The share of pairs of different rows whose contents are equal, 0 to 1; of so many rows, evenly spaced, that it takes little time.
+    """The share of pairs of different rows whose contents are equal, 0 to 1; of so many rows, drawn, that it takes little time.
 
     Of rows of K kinds that are equally frequent it is about 1 / K.
 
     Args:
         features, labels: as for `hash_rows`.
     """
-    step = -(-labels.shape[-1] // MOST_PAIRED) or 1
-    hashes = hash_rows((column[::step] for column in features), labels[..., ::step], 0)
-    counts = np.unique(hashes, return_counts=True)[1]
-    n_rows = len(hashes)
-    return float(np.sum(counts * (counts - 1.0)) / (n_rows * (n_rows - 1.0))) if n_rows > 1 else 0.0
+    sample = RowSample.of(labels.shape[-1])
+    for column in chain(features, np.atleast_2d(labels)):
+        sample.add(column)
+        del column  # before the next one is read
+    return sample.equal_pairs
 
 
 def folds_by_contents(

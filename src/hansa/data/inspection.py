@@ -13,12 +13,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from hansa.data.cells import disguise, is_numeric, is_text, measured
+from hansa.data.cells import disguise, is_numeric, is_text, measured, truth_in_words
 from hansa.data.coding import texts_of
 from hansa.data.dates import is_date
+from hansa.data.facts import Merged
 from hansa.data.files import open_table
 from hansa.data.query import Source
-from hansa.data.source import Column, ColumnSummary, load_columns, no_rows, repeated_columns, summarize
+from hansa.data.source import Column, ColumnSummary, load_columns, merged_values, no_rows, repeated_columns, summarize
 from hansa.errors import DataError
 
 Kind = Literal["numbers", "texts", "dates", "missing", "unread"]
@@ -38,6 +39,7 @@ class ColumnKind:
         counts: of a column of texts, how many rows have each text; else empty.
         whole, different: whether all values are whole numbers; whether no two rows have the same, and at least two have one.
         summary: counts and range. Of a column that is no numbers, the range is that of nothing (NaN).
+        merged: whether they are numbers that float32 cannot hold apart.
     """
 
     name: str
@@ -48,6 +50,7 @@ class ColumnKind:
     whole: bool
     different: bool
     summary: ColumnSummary
+    merged: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,12 +89,14 @@ def inspect_table(source: Source, decimal: str = ".", without: Collection[str] =
             for name, days in load_columns(table, dict.fromkeys(likely, ()), decimal, (), likely).items()
             if not days.bad.any()
         }
+        numbers = [name for name in names if name not in texts and name not in dates and not columns[name].bad.any()]
+        merged = {own.name: own for own in merged_values(table, columns, numbers, decimal)}
         kinds = tuple(
             _dates(name, types[name], dates[name])
             if name in dates
             else _texts(name, types[name], columns[name], texts[name].tolist(), decimal)
             if name in texts
-            else _numbers(name, types[name], columns[name])
+            else _numbers(name, types[name], columns[name], merged.get(name))
             for name in names
         )
         return TableKind(table.file, len(next(iter(columns.values())).values), kinds)
@@ -110,7 +115,7 @@ def _dates(name: str, kind: str, days: Column) -> ColumnKind:
     return ColumnKind(name, kind, "dates", "", {}, True, 1 < present == summary.distinct, summary)
 
 
-def _numbers(name: str, kind: str, column: Column) -> ColumnKind:
+def _numbers(name: str, kind: str, column: Column, merged: Merged | None) -> ColumnKind:
     """A column whose cells are numbers, or of a type that is neither numbers nor texts."""
     summary = summarize(name, column)
     if column.bad.any():
@@ -121,6 +126,7 @@ def _numbers(name: str, kind: str, column: Column) -> ColumnKind:
         )
         return ColumnKind(name, kind, "unread", why, {}, False, False, summary)
     values = column.values[~np.isnan(column.values)]
+    distinct = summary.distinct if merged is None else merged.distinct
     return ColumnKind(
         name,
         kind,
@@ -128,8 +134,9 @@ def _numbers(name: str, kind: str, column: Column) -> ColumnKind:
         "",
         {},
         bool(len(values)) and bool(np.all(values == np.floor(values))),
-        len(values) > 1 and summary.distinct == len(values),
+        len(values) > 1 and distinct == len(values),
         summary,
+        merged is not None,
     )
 
 
@@ -148,6 +155,10 @@ def _texts(name: str, kind: str, column: Column, cells: list[str | None], decima
         masked = measured(stray)
     if masked is not None:
         return ColumnKind(name, kind, "unread", f"{masked.what}; {masked.cure}", {}, False, False, summary)
+    if len(stray) < present and all(truth_in_words(text) for text in set(stray)):
+        found = truth_in_words(stray[0])
+        assert found is not None
+        return ColumnKind(name, kind, "unread", f"{found.what}; {found.cure}", {}, False, False, summary)
     if 2 * len(stray) < present:
         why = "texts among numbers; leave the cell empty where the value is missing"
         return ColumnKind(name, kind, "unread", why, {}, False, False, summary)

@@ -22,9 +22,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hansa.data.cells import SPACES, disguise, is_numeric, is_text, number, word
+from hansa.data.cells import SPACES, disguise, is_numeric, is_text, number, plain_form, truth_in_words, with_unit, word
 from hansa.data.columns import LARGE_CELLS
 from hansa.data.dates import date_number
+from hansa.data.facts import FactsReader, Merged, TableFacts, listed
+from hansa.data.facts import Role as FactsRole
 from hansa.data.files import OpenTable, open_table
 from hansa.data.query import Source
 from hansa.data.schema import MISSING_WORDS, Level, Schema
@@ -37,9 +39,6 @@ LabelKind = Literal["binary", "numeric", "not negative", "positive", "above -1"]
 SHOWN_LEVELS = 5
 """Levels that an error lists."""
 
-SHOWN_NAMES = 12
-"""Columns that an error lists."""
-
 SHOWN_CHARACTERS = 60
 """Of a cell that an error quotes."""
 
@@ -50,6 +49,9 @@ WHOLE_TYPES = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT"
 """DuckDB's types of ids that are numbers: one id has one text."""
 
 A_DATE = "a date such as 2024-03-01 or 2024-03-01T12:30+02:00, of the years 1 to 9999"
+
+
+NO_FACTS = TableFacts()
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +67,15 @@ class Rows:
     weight : float32 (n_rows,) or None
         Finite, not negative, not all zero; None where the schema names none.
     warnings : tuple of str
-        Sentences about values that float32 cannot hold apart, for the party's own eyes.
+        What is allowed but probably not meant, in sentences for the party's own eyes.
     base_margin : float32 (outputs, n_rows) or None
         Each row's margin before the first tree; None where the schema names none.
     dictionaries : mapping of str to tuple of str
         The party's own levels, sorted, of the features of `Schema.union`: what their codes stand for.
     subject : uint64 (n_rows,) or None
         A hash of whom or what each row is of; None where the schema names no id.
+    facts : TableFacts
+        What the warnings were made of, as far as the rows were read from a table.
 
     Examples
     --------
@@ -87,6 +91,7 @@ class Rows:
     base_margin: Array | None = None
     dictionaries: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     subject: Array | None = None
+    facts: TableFacts = field(default=NO_FACTS, compare=False, repr=False)
 
     @property
     def n_rows(self) -> int:
@@ -181,6 +186,7 @@ class CheckReport:
         features: one summary for each feature that could be read.
         labels: summaries of the labels that could be read.
         label_kind: as asked.
+        facts: what the warnings were made of.
     """
 
     file: str
@@ -190,6 +196,7 @@ class CheckReport:
     features: tuple[ColumnSummary, ...]
     labels: tuple[ColumnSummary, ...]
     label_kind: LabelKind
+    facts: TableFacts = field(default=NO_FACTS, compare=False, repr=False)
 
     @property
     def ok(self) -> bool:
@@ -253,15 +260,22 @@ def read_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> Rows:
     >>> hansa.read_rows(table, hansa.Schema(("load",), "fault"), label_kind="binary").n_rows
     2
     """
+    return read_part(path, schema, label_kind, in_part=False)
+
+
+def read_part(path: Source, schema: Schema, label_kind: LabelKind, *, in_part: bool) -> Rows:
+    """As `read_rows`. in_part: whether these are some rows of a table, to whose other rows `check_whole` holds them."""
     check_label_kind(label_kind)
     with open_table(path) as table:
         for violation in column_violations(table, schema):
             raise DataError(str(violation))
-        columns = load(table, schema, schema.values)
-        for violation in value_violations(table, schema, columns, label_kind, 1):
+        dictionaries = dictionaries_of(table, schema, in_part=in_part)
+        columns = load(table, schema, schema.values, dictionaries)
+        for violation in value_violations(table, schema, columns, label_kind, 1, in_part=in_part):
             raise DataError(str(violation))
-        warnings = coarse_warnings(table, columns, numeric(schema, columns), schema.decimal)
-        dictionaries = dictionaries_of(table, schema)
+        facts = FactsReader(len(columns[schema.labels[0]].values))
+        note_columns(facts, schema, columns, dictionaries)
+        facts.take_merged(merged_values(table, columns, numeric(schema, columns), schema.decimal))
         subjects, of_ids = subjects_of(table, schema)
         if of_ids is not None:
             raise DataError(str(of_ids))
@@ -271,7 +285,32 @@ def read_rows(path: Source, schema: Schema, *, label_kind: LabelKind) -> Rows:
         features[index] = columns.pop(name).values  # let go of each column as soon as it is copied
     weight = None if schema.weight is None else columns[schema.weight].values
     margins = base_margin_of(columns, schema.base_margin)
-    return Rows(features, label_of(columns, schema), weight, tuple(warnings), margins, dictionaries, subjects)
+    found = facts.facts()
+    texts = found.texts(are_classes(label_kind))
+    return Rows(features, label_of(columns, schema), weight, texts, margins, dictionaries, subjects, found)
+
+
+def note_columns(
+    facts: FactsReader,
+    schema: Schema,
+    columns: Mapping[str, Column],
+    dictionaries: Mapping[str, Sequence[str]],
+    first: int = 0,
+) -> None:
+    """Note the features, labels and weights among these columns, or blocks of them that begin at row `first`, from 0."""
+    roles: dict[str | None, FactsRole] = {schema.weight: "weight"}
+    roles |= dict.fromkeys(schema.features, "feature")
+    roles |= dict.fromkeys(schema.labels, "label")
+    for name in schema.values:
+        if name in columns and name in roles:
+            facts.take(name, columns[name].values, role=roles[name], first=first, levels=dictionaries.get(name))
+            listed_levels = schema.classes if name in schema.labels else schema.levels.get(name, ())
+            facts.note_levels(name, dictionaries.get(name, listed_levels))
+
+
+def are_classes(label_kind: LabelKind) -> bool:
+    """Whether labels of this kind are classes."""
+    return label_kind == "binary" or isinstance(label_kind, int)
 
 
 def subjects_of(table: OpenTable, schema: Schema) -> tuple[Array | None, SchemaViolation | None]:
@@ -326,8 +365,12 @@ def load(
     return load_columns(table, wanted, schema.decimal, schema.labels, schema.date_columns)
 
 
-def dictionaries_of(table: OpenTable, schema: Schema, names: Sequence[str] | None = None) -> dict[str, tuple[str, ...]]:
+def dictionaries_of(
+    table: OpenTable, schema: Schema, names: Sequence[str] | None = None, *, in_part: bool = False
+) -> dict[str, tuple[str, ...]]:
     """The table's own levels, sorted, of the features whose levels no plan lists, of those among `names`.
+
+    in_part: whether this is a part of a table, in which such a column may hold no text.
 
     Raises DataError where such a column holds no texts, or no text at all.
     """
@@ -346,9 +389,8 @@ def dictionaries_of(table: OpenTable, schema: Schema, names: Sequence[str] | Non
         cells = np.ma.asarray(table.fetch([f"DISTINCT c{place}::VARCHAR"])[0])
         texts = {str(text) for text in set(cells.compressed().tolist()) if text is not None}
         levels = tuple(sorted(text for text in texts if text.strip(SPACES).lower() not in MISSING_WORDS))
-        if not levels:
-            cure = "leave the feature out of the plan, or list its levels there"
-            raise DataError(str(SchemaViolation(table.file, None, name, "a text in some row", "none", cure)))
+        if not levels and not in_part:
+            raise DataError(str(_no_text(table.file, name)))
         found[name] = levels
     return found
 
@@ -402,21 +444,26 @@ def report_of(table: OpenTable, schema: Schema, label_kind: LabelKind) -> CheckR
         names = [name for name in schema.values if schema.date_columns.get(name, ("", name))[1] in table.places]
         # A large table is looked at one column at a time; of other files that would be many scans.
         by_column = table.is_parquet and table.count_rows() * len(names) >= LARGE_CELLS
-        coarse: list[str] = []
+        facts: FactsReader | None = None
         summaries: dict[str, ColumnSummary] = {}
         n_rows = 0
         for batch in [[name] for name in names] if by_column else [names]:
-            columns = load(table, schema, batch)
+            own_levels = dictionaries_of(table, schema, batch)
+            columns = load(table, schema, batch, own_levels)
             violations += value_violations(table, schema, columns, label_kind)
-            coarse += coarse_warnings(table, columns, numeric(schema, columns), schema.decimal)
             n_rows = len(next(iter(columns.values())).values) if columns else 0
+            facts = FactsReader(n_rows) if facts is None else facts
+            sound = {name: column for name, column in columns.items() if not column.bad.any()}
+            note_columns(facts, schema, sound, own_levels)
+            facts.take_merged(merged_values(table, columns, numeric(schema, columns), schema.decimal))
             summaries |= {
                 name: summarize(name, columns[name]) for name in columns if name in (*schema.features, *schema.labels)
             }
     features = tuple(summaries[name] for name in schema.features if name in summaries)
     labels = tuple(summaries[name] for name in schema.labels if name in summaries)
-    warnings = (*_warnings(features, labels, n_rows, label_kind), *coarse)
-    return CheckReport(table.file, n_rows, tuple(violations), warnings, features, labels, label_kind)
+    found = NO_FACTS if facts is None else facts.facts()
+    texts = found.texts(are_classes(label_kind))
+    return CheckReport(table.file, n_rows, tuple(violations), texts, features, labels, label_kind, found)
 
 
 def check_label_kind(label_kind: LabelKind) -> None:
@@ -541,16 +588,15 @@ def repeated_columns(table: OpenTable) -> Iterator[SchemaViolation]:
     """Every name that more than one column has."""
     for name, count in Counter(table.names).items():
         if count > 1:
-            yield SchemaViolation(
-                table.file, None, name, "one column of this name", f"{count} columns", "rename or drop the others"
-            )
+            places = [place for place, own in enumerate(table.names, 1) if own == name]
+            found = f"{count} columns, numbers {listed(places)}"
+            cure = "rename or drop the others" if name else "name them or drop them"
+            yield SchemaViolation(table.file, None, name, "one column of this name", found, cure)
 
 
-def listed(names: Iterable[object]) -> str:
-    """Names in an error: the first ones."""
-    shown = list(map(repr, names))
-    more = f", ... ({len(shown)} in all)" if len(shown) > SHOWN_NAMES else ""
-    return ", ".join(shown[:SHOWN_NAMES]) + more
+def nearly(name: str, names: Iterable[str]) -> str | None:
+    """The name among `names` that differs by spaces or capitals only; None where there is none."""
+    return next((own for own in names if own != name and plain_form(own) == plain_form(name)), None)
 
 
 def column_violations(table: OpenTable, schema: Schema) -> Iterator[SchemaViolation]:
@@ -558,7 +604,10 @@ def column_violations(table: OpenTable, schema: Schema) -> Iterator[SchemaViolat
     has, wanted = set(table.names), set(schema.columns)
     for name in schema.columns:
         if name not in has:
+            near = nearly(name, (own for own in table.names if own not in wanted))
             cure = "add the column, or leave it out of every member's schema"
+            if near is not None:
+                cure = f"rename the column {near!r}, which differs by spaces or capitals only"
             yield SchemaViolation(
                 table.file, None, name, "a column of this name", f"columns {listed(table.names)}", cure
             )
@@ -568,24 +617,27 @@ def column_violations(table: OpenTable, schema: Schema) -> Iterator[SchemaViolat
             yield repeated[name]
         elif name not in wanted and name not in schema.ignore:
             expected = f"only the schema's columns {listed(schema.columns)}"
-            yield SchemaViolation(
-                table.file,
-                None,
-                name,
-                expected,
-                "one more",
-                "drop the column, or name it in the schema (in `ignore` where it is not to be read)",
-            )
+            near = nearly(name, (own for own in schema.columns if own not in has))
+            cure = "drop the column, or name it in the schema (in `ignore` where it is not to be read)"
+            if near is not None:
+                cure = f"rename it to {near!r}, which differs by spaces or capitals only"
+            yield SchemaViolation(table.file, None, name, expected, "one more", cure)
 
 
 def value_violations(
-    table: OpenTable, schema: Schema, columns: dict[str, Column], label_kind: LabelKind, most: int | None = None
+    table: OpenTable,
+    schema: Schema,
+    columns: dict[str, Column],
+    label_kind: LabelKind,
+    most: int | None = None,
+    *,
+    in_part: bool = False,
 ) -> list[SchemaViolation]:
-    """At most `most` schema violations, in the schema's order."""
+    """At most `most` schema violations, in the schema's order. in_part: as for `read_part`."""
     if columns and not len(next(iter(columns.values())).values):
         return [no_rows(table)]
     found = describe(table, broken_of(schema, columns, label_kind)[:most], schema.decimal)
-    if schema.weight in columns and len(found) != most:
+    if schema.weight in columns and len(found) != most and not in_part:
         found += only_zeros(table, schema.weight, columns[schema.weight].values)
     return found
 
@@ -625,10 +677,32 @@ def no_rows(table: OpenTable) -> SchemaViolation:
 
 def only_zeros(table: OpenTable, name: str, weights: Array) -> list[SchemaViolation]:
     """The schema violation of weights, float32 (n_rows,), that are all 0."""
-    if weights.any():
-        return []
+    return [] if weights.any() else [_zeros(table.file, name)]
+
+
+def _zeros(file: str, name: str) -> SchemaViolation:
     expected, cure = "a positive weight in some row", "write weights, or name no weight column"
-    return [SchemaViolation(table.file, None, name, expected, "only zeros", cure)]
+    return SchemaViolation(file, None, name, expected, "only zeros", cure)
+
+
+def _no_text(file: str, name: str) -> SchemaViolation:
+    cure = "leave the feature out of the plan, or list its levels there"
+    return SchemaViolation(file, None, name, "a text in some row", "none", cure)
+
+
+def check_whole(file: str, schema: Schema, facts: TableFacts, levels: Mapping[str, Sequence[str]]) -> None:
+    """Hold a table that was read in parts to what only all its rows together tell.
+
+    Args:
+        file: the table, for the error. facts, levels: of all its parts; levels of the features of `Schema.union`.
+
+    Raises DataError: as `read_rows`.
+    """
+    for name in schema.union:
+        if not levels[name]:
+            raise DataError(str(_no_text(file, name)))
+    if schema.weight is not None and facts.lacks_weights:
+        raise DataError(str(_zeros(file, schema.weight)))
 
 
 Rule = tuple[Array, str, str]
@@ -667,7 +741,12 @@ def broken_dates(name: str, column: Column) -> Iterator[Broken]:
 
 
 def _number_rules(column: Column, role: Role) -> Iterator[Rule]:
-    cure = "write codes (numbers) in place of text, dates and values outside float32"
+    cure = "write a number"
+    if role == "feature":
+        cure = (
+            "leave the cell empty where the value is missing; write numbers in place of texts, or list the texts as levels "
+            "([categories] in the plan)"
+        )
     if role == "label":
         cure = "write the label as a number; two classes such as yes and no as 1 and 0, or name them as schema.classes in the plan"
     yield column.bad, A_NUMBER if role == "feature" else "a number in every row", cure
@@ -745,11 +824,13 @@ def describe(table: OpenTable, broken: Sequence[Broken], decimal: str) -> list[S
     for rule, cell in zip(broken, cells, strict=True):
         found, cure = "a missing value" if cell is None else repr(cell[:SHOWN_CHARACTERS]), rule.cure
         kind = table.types[places[rule.name]]
-        if rule.is_number and cell is not None and is_text(kind):
-            masked = disguise(cell, decimal)
+        if rule.is_number and cell is not None and (is_text(kind) or is_numeric(kind)):
+            masked = disguise(cell, decimal) or with_unit(cell)
+            if masked is None and rule.expected == A_NUMBER:  # a label has a cure of its own
+                masked = truth_in_words(cell)
             if masked is not None:
                 found, cure = f"{found} ({masked.what})", masked.cure
-        elif rule.is_number and not is_numeric(kind):
+        elif rule.is_number:
             found, cure = f"{found} (of type {kind[:SHOWN_CHARACTERS]})", "cast the column to numbers"
         violations.append(SchemaViolation(*table.place(rule.row), rule.name, rule.expected, found, cure, rule.n_rows))
     return violations
@@ -763,15 +844,15 @@ _FEW_STEPS = 2.0**16
 _MOST_MERGED = 0.1
 
 
-def coarse_warnings(
+def merged_values(
     table: OpenTable,
     columns: Mapping[str, Column],
     names: Iterable[str],
     decimal: str,
     whole: OpenTable | None = None,
     first: int = 0,
-) -> list[str]:
-    """A sentence for each of these columns of numbers whose values float32 cannot hold apart; at most one scan more.
+) -> list[Merged]:
+    """Those of these columns of numbers whose values float32 cannot hold apart; at most one scan more.
 
     These are columns with numbers beyond 2^24 that float32 rounds, such as identifiers and time stamps, and columns whose range is
     so narrow beside their size that a tenth of their different values become equal.
@@ -784,11 +865,10 @@ def coarse_warnings(
         name for name in names if table.types[places[name]] not in _EXACT_TYPES and _may_be_coarse(columns[name].values)
     ]
     doubles = load_doubles(table, suspects, decimal)
-    where = whole or table, whole is not None
     found = []
     for name in suspects:
-        text = _coarse(*where, name, np.ma.filled(doubles[name], np.nan), first)
-        found += [] if text is None else [text]
+        own = _merged(whole or table, name, np.ma.filled(doubles[name], np.nan), first)
+        found += [] if own is None else [own]
     return found
 
 
@@ -802,7 +882,7 @@ def _may_be_coarse(values: Array) -> bool:
     return bool(largest >= _EXACT_END or high - low < _FEW_STEPS * np.spacing(np.float32(largest)))
 
 
-def _coarse(table: OpenTable, in_part: bool, name: str, values: Array, begins: int) -> str | None:
+def _merged(table: OpenTable, name: str, values: Array, begins: int) -> Merged | None:
     with np.errstate(over="ignore", under="ignore"):
         finite = np.abs(values) < np.finfo(np.float32).max
         exact = values[finite]
@@ -814,16 +894,11 @@ def _coarse(table: OpenTable, in_part: bool, name: str, values: Array, begins: i
     if not (changed & (np.abs(exact) > _EXACT_END)).any() and merged <= _MOST_MERGED * distinct:
         return None
     first = int(changed.argmax())
-    some = f" of the {len(values):,} rows looked at" if in_part and len(values) < table.count_rows() else ""
-    others = f", and {merged} of {distinct} different values{some} become equal to others" if merged else ""
     beyond = "lies beyond 2^53, where float64 skips whole numbers too"
     became = f"becomes {_shortest(rounded[first])}" if rounded[first] != exact[first] else beyond
     file, row = table.place(begins + int(np.flatnonzero(finite)[first]))
     where = f"row {row} of {file}" if table.parts else f"row {row}"
-    return (
-        f"column {name!r}: float32 cannot hold its values apart: {_shortest(exact[first])} in {where} {became}"
-        f"{others}; subtract a number that all parties agree on, or leave the column out"
-    )
+    return Merged(name, f"{_shortest(exact[first])} in {where} {became}", merged, distinct, len(values))
 
 
 def _shortest(value: Any) -> str:
@@ -842,17 +917,3 @@ def summarize(name: str, column: Column) -> ColumnSummary:
     counts = np.unique(values, return_counts=True)[1]
     low, mean, high = float(values.min()), float(values.mean()), float(values.max())
     return ColumnSummary(name, missing, len(counts), int(counts.min()), low, mean, high)
-
-
-def _warnings(
-    features: tuple[ColumnSummary, ...], labels: tuple[ColumnSummary, ...], n_rows: int, label_kind: LabelKind
-) -> Iterator[str]:
-    for feature in features:
-        if n_rows and feature.missing == n_rows:
-            yield f"feature {feature.name!r} is missing in every row; it helps only if other parties have it"
-        elif feature.distinct == 1 and not feature.missing:
-            yield f"feature {feature.name!r} is constant; it helps only if it differs at other parties"
-    for label in labels:
-        if label.distinct == 1:
-            kind = "one class only" if label_kind == "binary" or isinstance(label_kind, int) else "one value only"
-            yield f"label {label.name!r} has {kind}; this party has no metric of its own"

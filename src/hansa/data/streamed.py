@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hansa.data.columns import LARGE_CELLS, Array, Columns
+from hansa.data.columns import LARGE_CELLS, Array
+from hansa.data.facts import FactsReader, TableFacts
 from hansa.data.files import Mark, OpenTable, is_parquet, open_by_column, open_table
 from hansa.data.query import DatabaseQuery, Query, Source
 from hansa.data.schema import Schema
@@ -21,6 +22,8 @@ from hansa.data.source import (
     Broken,
     Column,
     LabelKind,
+    Rows,
+    are_classes,
     base_margin_of,
     broken_of,
     check_label_kind,
@@ -30,13 +33,14 @@ from hansa.data.source import (
     joined,
     label_of,
     load,
+    merged_values,
     no_rows,
+    note_columns,
     numeric,
     only_zeros,
-    read_rows,
+    read_part,
     subjects_of,
 )
-from hansa.data.source import coarse_warnings as coarse
 from hansa.errors import DataError, RowsLost
 
 BLOCK_ROWS = 2**22
@@ -49,7 +53,7 @@ class StreamedRows:
     memory.
 
     Attributes:
-        warnings, dictionaries, subject: as `source.Rows`.
+        warnings, dictionaries, subject, facts: as `source.Rows`.
         table, schema: where the features are. marks, checksums: what the files, and each feature's values, were like when they were
             checked.
     """
@@ -64,6 +68,7 @@ class StreamedRows:
     checksums: tuple[int, ...]
     dictionaries: Mapping[str, tuple[str, ...]]
     subject: Array | None
+    facts: TableFacts
 
     @property
     def n_rows(self) -> int:
@@ -110,14 +115,15 @@ class StreamedRows:
 
 @contextmanager
 def open_rows(
-    source: Source, schema: Schema, *, label_kind: LabelKind, by_column: bool | None = None
-) -> Iterator[Columns]:
+    source: Source, schema: Schema, *, label_kind: LabelKind, by_column: bool | None = None, in_part: bool = False
+) -> Iterator[Rows | StreamedRows]:
     """A party's rows for training, checked as `read_rows` checks them, with the same errors.
 
     Args:
         source, schema, label_kind: as for `read_rows`.
         by_column: whether they are read column by column, each time anew, and not into memory; None does so for Parquet files of
             `LARGE_CELLS` cells or more. What a query finds is kept in a file meanwhile (`files.open_by_column`).
+        in_part: whether these are some rows of a table, to whose other rows `source.check_whole` holds them.
 
     Raises DataError: as `read_rows`; or rows that come neither from Parquet files nor from a query are to be read by column.
     """
@@ -125,37 +131,36 @@ def open_rows(
     if is_parquet(source) and by_column is not False:
         with open_table(source) as table:
             if by_column or table.count_rows() * len(schema.features) >= LARGE_CELLS:
-                yield _checked(table, schema, label_kind)
+                yield _checked(table, schema, label_kind, in_part)
                 return
     elif by_column and isinstance(source, Query | DatabaseQuery):
         with open_by_column(source) as table:
-            yield _checked(table, schema, label_kind)
+            yield _checked(table, schema, label_kind, in_part)
             return
     elif by_column:
         raise DataError(
             "by_column = true: expected rows in Parquet files, or a query, found another file; write the table as Parquet, or leave "
             "by_column out"
         )
-    yield read_rows(source, schema, label_kind=label_kind)
+    yield read_part(source, schema, label_kind, in_part=in_part)
 
 
-def _checked(table: OpenTable, schema: Schema, label_kind: LabelKind) -> StreamedRows:
+def _checked(table: OpenTable, schema: Schema, label_kind: LabelKind, in_part: bool) -> StreamedRows:
     """Check each column as it is read for the first time. Raises DataError: the first of what `read_rows` would raise."""
     marks = table.marks()
     for violation in column_violations(table, schema):
         raise DataError(str(violation))
     if not table.count_rows():
         raise DataError(str(no_rows(table)))
-    dictionaries = dictionaries_of(table, schema)
+    dictionaries = dictionaries_of(table, schema, in_part=in_part)
     kept: dict[str, Column] = {}
-    warnings: list[str] = []
+    facts = FactsReader(table.count_rows())
     checksums: list[int] = []
     for name in schema.values:
-        column = _ColumnRead(table, schema, name, label_kind, dictionaries)
-        if name == schema.weight:
+        column = _ColumnRead(table, schema, name, label_kind, dictionaries, facts)
+        if name == schema.weight and not in_part:
             for violation in only_zeros(table, name, column.values):
                 raise DataError(str(violation))
-        warnings += column.warnings
         if name in schema.features:
             checksums.append(column.checksum)
         else:
@@ -166,17 +171,19 @@ def _checked(table: OpenTable, schema: Schema, label_kind: LabelKind) -> Streame
     table.check_marks(marks)
     weight = None if schema.weight is None else kept[schema.weight].values
     starts = base_margin_of(kept, schema.base_margin)
+    found = facts.facts()
     return StreamedRows(
         label_of(kept, schema),
         weight,
         starts,
-        tuple(warnings),
+        found.texts(are_classes(label_kind)),
         table,
         schema,
         marks,
         tuple(checksums),
         dictionaries,
         subjects,
+        found,
     )
 
 
@@ -184,11 +191,11 @@ class _ColumnRead:
     """A column that is read for the first time, block by block, and held to the schema.
 
     Args:
-        dictionaries: of the whole table.
+        dictionaries: of the whole table. facts: take what is told of the column; of values that float32 cannot hold apart, those of
+            the first block with such values.
 
     Attributes:
-        values: float32 (n_rows,); of a feature empty. checksum: of a feature's values. warnings: the sentence about values that float32
-            cannot hold apart, of the first block with such values.
+        values: float32 (n_rows,); of a feature empty. checksum: of a feature's values.
 
     Raises DataError: the first of what `read_rows` would raise.
     """
@@ -200,18 +207,22 @@ class _ColumnRead:
         name: str,
         label_kind: LabelKind,
         dictionaries: Mapping[str, tuple[str, ...]],
+        facts: FactsReader,
     ) -> None:
         keeps = name not in schema.features
         self.values = np.empty(table.count_rows() if keeps else 0, np.float32)
         self.checksum = 0
-        self.warnings: list[str] = []
+        looks = True
         broken: list[tuple[int, list[Broken]]] = []
         for first, block in table.blocks(BLOCK_ROWS):
             columns = load(block, schema, [name], dictionaries)
             broken.append((first, broken_of(schema, columns, label_kind)))
-            if not self.warnings:
+            note_columns(facts, schema, columns, dictionaries, first)
+            if looks:
                 numbers = numeric(schema, columns)
-                self.warnings = coarse(block, columns, numbers, schema.decimal, table, first)
+                merged = merged_values(block, columns, numbers, schema.decimal, table, first)
+                facts.take_merged(merged)
+                looks = not merged
             own = columns[name].values
             if keeps:
                 self.values[first : first + len(own)] = own

@@ -15,7 +15,8 @@ from hansa.data.columns import Columns, each
 from hansa.data.holdout import keyed_digest
 from hansa.data.query import Parts
 from hansa.data.schema import Schema
-from hansa.data.streamed import open_rows
+from hansa.data.source import Rows
+from hansa.data.streamed import StreamedRows, open_rows
 from hansa.plan import Plan
 from hansa.roles.summed.custom import NO_FUNCTION_FILES, FunctionFiles, Functions
 from hansa.roles.summed.party_rows import Int64
@@ -31,13 +32,12 @@ class Shard:
         plan, owner, functions, describes: as for `RowsInMemory`. rows: of this shard. threads: that compute here.
 
     Attributes:
-        taken: by name, the calls of `party_rows.PartyRows` that a worker is asked for, and a few beside. warnings: of the rows.
+        taken: by name, the calls of `party_rows.PartyRows` that a worker is asked for, and a few beside.
     """
 
     def __init__(
         self, plan: Plan, owner: str, rows: Columns, threads: int, functions: Functions, describes: bool
     ) -> None:
-        self.warnings = rows.warnings
         held = self._rows = RowsInMemory(plan, owner, rows, WorkerPool(threads), functions, describes)
         self.taken: dict[str, Callable[..., Any]] = {
             "built_histograms": self._built_histograms,
@@ -103,10 +103,10 @@ class ShardSource:
     describes: bool
     functions: FunctionFiles = NO_FUNCTION_FILES
 
-    def open(self, parts: Parts | None = None) -> contextlib.AbstractContextManager[Columns]:
+    def open(self, parts: Parts | None = None) -> contextlib.AbstractContextManager[Rows | StreamedRows]:
         """The rows of the shard, or of some of its files. Raises DataError."""
         kind = self.plan.parameters.label_kind
-        return open_rows(parts or self.parts, self.schema, label_kind=kind, by_column=self.by_column)
+        return open_rows(parts or self.parts, self.schema, label_kind=kind, by_column=self.by_column, in_part=True)
 
 
 class ShardWorker:
@@ -120,6 +120,7 @@ class ShardWorker:
         self._source = source
         self._opened = contextlib.ExitStack()
         rows = self._opened.enter_context(source.open())
+        self._facts = rows.facts
         self._shard = Shard(
             source.plan, source.owner, rows, source.threads, source.functions.functions(), source.describes
         )
@@ -128,8 +129,8 @@ class ShardWorker:
         """As `Shard.call`, and what is asked before a run begins. Arrays that come from another process are copied: they are not to be
         written."""
         match method:
-            case "warnings":
-                return self._shard.warnings
+            case "facts":
+                return self._facts
             case "ledger_columns":
                 return self._ledger_columns(*arguments)
             case "digest":

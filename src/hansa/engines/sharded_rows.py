@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.data.bin_counts import Layout
+from hansa.data.facts import TableFacts, joined
 from hansa.data.quantiles import CutRequest
 from hansa.data.residuals import Grid
 from hansa.errors import HansaError, RowsLost
@@ -125,10 +126,9 @@ class ShardedRows:
         self.own_levels: Mapping[str, tuple[str, ...]] = {name: tuple(sorted(own)) for name, own in told.items()}
         self._take_checksums()
 
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Sentences about values, for the party's own eyes."""
-        return tuple(sentence for told in self._each("warnings") for sentence in told)
+    def facts(self) -> TableFacts:
+        """What the whole table holds that is probably not meant, for the party's own eyes."""
+        return joined(self._each("facts"), self.n_rows)
 
     def ledger_columns(self, key: bytes) -> tuple[str, ...]:
         """What a ledger knows the rows by: hashes of the columns of each file, sorted."""

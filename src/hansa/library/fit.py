@@ -60,6 +60,7 @@ from hansa.simulation.run import (
     member_names,
     predictions_of,
     refusal_of_members,
+    told_of_names,
 )
 from hansa.simulation.scores import score_table
 from hansa.simulation.summary import values_alone
@@ -469,7 +470,7 @@ def fit(
     start = _start_model(xgb_model)
     if start is not None:
         plan = replace(plan, start_model=hashlib.sha256(start).hexdigest())
-    told = [*table.warnings]
+    told = [*told_of_names(members), *table.warnings]
     if (refusal := refusal_of_members(plan, parts)) is not None:
         plan = replace(plan, min_party_rows=0)
         told.append(refusal)

@@ -30,6 +30,7 @@ from hansa.node.plan_report import Opened, opened_under
 from hansa.node.sent import BESIDE, SentKind, sent_under
 from hansa.plan import COOPETITIVE, Plan, read_plan
 from hansa.printable import printable, size
+from hansa.roles.batches import told_of
 
 
 class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -208,6 +209,8 @@ def check_own_table(
         on_disk=on_disk,
         threads=threads,
     )
+    if report.ok:  # of cells that are refused nothing is told beside
+        report = replace(report, warnings=told_of(plan, report.facts))
     return TableCheck(plan, report, sent_under(plan), None, memory)
 
 

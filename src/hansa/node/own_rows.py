@@ -15,19 +15,21 @@ import numpy as np
 
 from hansa.consortium.ledger import Ledger
 from hansa.data.columns import Columns, each
+from hansa.data.files import open_table
 from hansa.data.holdout import keyed_digest
 from hansa.data.parts import parts_of
 from hansa.data.query import Parts
-from hansa.data.source import Rows
+from hansa.data.source import check_whole, no_rows
 from hansa.data.streamed import open_rows
 from hansa.engines.disk_codes import DiskFolder
 from hansa.engines.ray_workers import RayWorkers
 from hansa.engines.settings import RaySettings
 from hansa.engines.shard import ShardSource
 from hansa.engines.sharded_rows import ShardedRows
+from hansa.errors import DataError
 from hansa.node.config import MemberFile
 from hansa.node.functions import read_function_files
-from hansa.roles.batches import told_of_repeats
+from hansa.roles.batches import told_of
 from hansa.roles.summed.custom import NO_FUNCTION_FILES
 from hansa.roles.summed.party_rows import HoldRows
 from hansa.roles.summed.rows_in_memory import RowsInMemory
@@ -65,15 +67,12 @@ class RowsHere:
     """Rows of this process."""
 
     columns: Columns
+    warnings: tuple[str, ...]
     hold: HoldRows = RowsInMemory
 
     @property
     def n_rows(self) -> int:
         return self.columns.n_rows
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        return self.columns.warnings
 
     def ledger_columns(self, ledger: Ledger) -> tuple[str, ...]:
         rows = self.columns
@@ -88,15 +87,12 @@ class RowsOfWorkers:
     """Rows of an engine's workers."""
 
     sharded: ShardedRows
+    warnings: tuple[str, ...]
     columns: None = None
 
     @property
     def n_rows(self) -> int:
         return self.sharded.n_rows
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        return self.sharded.warnings
 
     @property
     def hold(self) -> HoldRows:
@@ -124,20 +120,19 @@ def own_rows(member: MemberFile, *, describes: bool) -> Iterator[list[OwnRows]]:
             rows = stack.enter_context(
                 open_rows(member.table, member.schema, label_kind=kind, by_column=member.by_column)
             )
-            if isinstance(rows, Rows) and not describes:
-                rows = told_of_repeats(member.plan, rows)
-            given: list[OwnRows] = [RowsHere(rows, hold)]
+            told = told_of(member.plan, rows.facts, describes=describes)
+            given: list[OwnRows] = [RowsHere(rows, told, hold)]
             del rows
             yield given
         return
     assert isinstance(member.table, Path)  # `config` takes an engine for files alone
-    files = parts_of(member.table.absolute())  # workers start in other folders
-    assert files is not None
+    files = _files_with_rows(member.table)
     functions = NO_FUNCTION_FILES
     if not describes and (member.plan.custom_objective or member.plan.custom_metric):
         member.policy.check_plan(member.plan)  # before workers run the files of functions
         functions = read_function_files(member.plan, member.custom_objective, member.custom_metric)
-    bounds = [len(files) * worker // engine.workers for worker in range(engine.workers + 1)]
+    n_workers = min(engine.workers, len(files))
+    bounds = [len(files) * worker // n_workers for worker in range(n_workers + 1)]
     sources = [
         ShardSource(
             member.plan,
@@ -153,6 +148,21 @@ def own_rows(member: MemberFile, *, describes: bool) -> Iterator[list[OwnRows]]:
     ]
     workers = RayWorkers(engine, sources)
     try:
-        yield [RowsOfWorkers(ShardedRows(workers, member.identity.name))]
+        sharded = ShardedRows(workers, member.identity.name)
+        facts = sharded.facts()
+        check_whole(str(member.table), member.schema, facts, sharded.own_levels)
+        yield [RowsOfWorkers(sharded, told_of(member.plan, facts, describes=describes))]
     finally:
         workers.close()
+
+
+def _files_with_rows(table: Path) -> tuple[Path, ...]:
+    """The files of a folder or pattern that have rows: no worker is given none. Raises DataError where none has any."""
+    files = parts_of(table.absolute())  # workers start in other folders
+    assert files is not None
+    with open_table(Parts(table, files)) as opened:
+        ends = [*(part.first_row for part in opened.parts), opened.count_rows()]
+        kept = tuple(file for file, (first, end) in zip(files, itertools.pairwise(ends), strict=True) if end > first)
+        if not kept:
+            raise DataError(str(no_rows(opened)))
+    return kept

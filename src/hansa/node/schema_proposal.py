@@ -12,10 +12,10 @@ from typing import Literal
 
 import msgspec
 
+from hansa.data.facts import listed, told_of_levels
 from hansa.data.inspection import ColumnKind, TableKind, inspect_table
 from hansa.data.query import Source
 from hansa.data.schema import DATE_RULES, name_fault
-from hansa.data.source import listed
 from hansa.errors import DataError, PlanError
 from hansa.node.config import read_rows_source
 from hansa.printable import printable
@@ -198,14 +198,21 @@ def _role(name: str, kinds: dict[str, ColumnKind], files: Sequence[str]) -> tupl
             return "ignore", "texts, all different: it looks like an id"
         if count > MOST_LEVELS:
             return "ignore", f"texts, more than {MOST_LEVELS} different ones: too many for categories"
-        return "feature", "texts: [categories] lists them"
+        told = next(told_of_levels({name: sorted({text for column in present for text in column.counts})}), "")
+        return "feature", "texts: [categories] lists them" + (f"; {told}" if told else "")
     if not numbers:
         return "feature", "missing in every row"
     whole = all(column.whole for column in columns if column.kind == "numbers")
     different = all(column.different for column in columns if column.kind == "numbers")
     what = "whole numbers" if whole else "numbers"
     missing = ", some missing" if any(column.summary.missing for column in columns) else ""
-    return "feature", what + missing + (", all different: is it an id?" if whole and different else "")
+    merged = any(column.merged for column in columns)
+    beyond = (
+        "; float32 cannot hold them apart: subtract a number that all parties agree on, or leave it out"
+        if merged
+        else ""
+    )
+    return "feature", what + missing + (", all different (is it an id?)" if whole and different else "") + beyond
 
 
 def _range(table: TableKind, column: ColumnKind, role: Role) -> ColumnRange:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import hashlib
 import resource
 import secrets
@@ -35,7 +36,7 @@ from hansa.node.shared_state import SharedState
 from hansa.node.state import State, fingerprint
 from hansa.node.warm_up import prepare
 from hansa.plan import Plan
-from hansa.roles.batches import Admit, admit_all, told_of_repeats
+from hansa.roles.batches import Admit, admit_all, told_of
 from hansa.roles.run import LocalMemberRole, Progress, agreement, run_hub, run_member
 from hansa.roles.shared.member import SharedMember
 from hansa.roles.shared.relay import Closing, RelayHub
@@ -155,7 +156,7 @@ class _Played:
         """What writes a run down in the ledger, once however many epochs it has."""
         if self._rows is None:
             return admit_all
-        admit = admission(self._member, RowsHere(self._rows).ledger_columns)
+        admit = admission(self._member, RowsHere(self._rows, self._rows.warnings).ledger_columns)
         claim = None if self._state is None else self._state.claim
         return lambda run, roster: None if claim is not None and claim.run == run else admit(run, roster)
 
@@ -249,10 +250,10 @@ def _rows_of(member: MemberFile) -> Rows | None:
     """The member's table, where it is a party."""
     if member.table is None:
         return None
-    read = read_rows(member.table, member.schema, label_kind=member.plan.parameters.label_kind)
-    rows = told_of_repeats(member.plan, read)
-    warn(rows.warnings)
-    return rows
+    rows = read_rows(member.table, member.schema, label_kind=member.plan.parameters.label_kind)
+    told = told_of(member.plan, rows.facts)
+    warn(told)
+    return dataclasses.replace(rows, warnings=told)
 
 
 def _state_of(member: MemberFile, rows: Rows | None) -> SharedState:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hansa.consortium.policy import Policy, enough_of
+from hansa.data.facts import TableFacts
 from hansa.data.holdout import HoldOut, equal_pairs, held_out
-from hansa.data.source import Rows
+from hansa.data.source import Rows, are_classes
 from hansa.plan import COOPETITIVE, Plan
 from hansa.roles.run import Roster
 
@@ -34,39 +34,46 @@ MOST_EQUAL_PAIRS = 0.01
 
 
 def repeated_rows(
-    plan: Plan,
-    features: Iterable[npt.NDArray[np.float32]],
-    labels: npt.NDArray[np.float32],
-    subject: npt.NDArray[np.uint64] | None = None,
+    plan: Plan, features: Iterable[npt.NDArray[np.float32]], labels: npt.NDArray[np.float32]
 ) -> list[str]:
     """A sentence where rows are drawn by their contents, and repeat so often that the draw is no fair sample.
 
     Args:
-        features, labels, subject: as for `held_out`.
+        features, labels: as for `held_out`.
     """
-    held = hold_out(plan).any and subject is None
+    return _told_of_repeats(plan, equal_pairs(features, labels)) if _draws(plan) else []
+
+
+def told_of(plan: Plan, facts: TableFacts, *, describes: bool = False) -> tuple[str, ...]:
+    """What a party is told of its own table, however it is read, where the table joins a run of this plan.
+
+    Args:
+        describes: whether the run only describes the rows, and draws none.
+    """
+    texts = facts.texts(are_classes(plan.parameters.label_kind))
+    if describes or not _draws(plan):
+        return texts
+    return (*texts, *_told_of_repeats(plan, facts.equal_pairs))
+
+
+def _draws(plan: Plan) -> tuple[str, ...]:
+    """What rows are drawn for by their contents."""
+    held = hold_out(plan).any and plan.schema.id is None
     drawn = plan.parameters.subsample < 1 and plan.mode != COOPETITIVE
-    if not held and not drawn:
-        return []
-    share = equal_pairs(features, labels)
+    return ("to hold out",) * held + ("for a tree",) * drawn
+
+
+def _told_of_repeats(plan: Plan, share: float) -> list[str]:
     if share <= MOST_EQUAL_PAIRS:
         return []
     told = f"many rows are equal, label included: two of them are in {share:.0%} of all pairs. Equal rows are"
-    held_text = (
-        f"{told} held out together or not at all, so those that are held out may be many or few, and of other labels than the "
-        "rest; hold none out, or name a column of ids in the plan (schema.id), by which rows are held out then"
-    )
-    drawn_text = (
-        f"{told} drawn together or not at all (subsample), so a tree may miss all rows of a kind; leave subsample at 1, or add a "
-        "feature that tells rows apart"
-    )
-    return [held_text] * held + [drawn_text] * drawn
-
-
-def told_of_repeats(plan: Plan, rows: Rows) -> Rows:
-    """The same rows, whose warnings are also those of `repeated_rows`."""
-    told = repeated_rows(plan, rows.features, rows.label, rows.subject)
-    return replace(rows, warnings=(*rows.warnings, *told)) if told else rows
+    texts = {
+        "to hold out": f"{told} held out together or not at all, so those that are held out may be many or few, and of other labels "
+        "than the rest; hold none out, or name a column of ids in the plan (schema.id), by which rows are held out then",
+        "for a tree": f"{told} drawn together or not at all (subsample), so a tree may miss all rows of a kind; leave subsample at 1, "
+        "or add a feature that tells rows apart",
+    }
+    return [texts[what] for what in _draws(plan)]
 
 
 LabelCounts = dict[tuple[int, int], int]

@@ -17,6 +17,7 @@ from hansa.simulation.run import (
     member_names,
     refusal_of_members,
     split_parties,
+    told_of_names,
 )
 from hansa.simulation.tables import Table
 
@@ -40,7 +41,7 @@ def describe_table(
     plan = make_plan(settings, table.names, tuple(parts), labels, heaviest, table.categories, table.farthest)
     check_describable(plan)
     plan = replace(plan, schema=replace(plan.schema, classes=classes))
-    told = [*table.warnings]
+    told = [*told_of_names(names), *table.warnings]
     if (refusal := refusal_of_members(plan, parts)) is not None:
         plan = replace(plan, min_party_rows=0)
         told.append(refusal)

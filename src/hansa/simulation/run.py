@@ -7,8 +7,10 @@ import math
 import re
 import tempfile
 import time
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -181,16 +183,44 @@ class Simulation:
     steps: tuple[int, ...] = ()
 
 
+SHOWN_MEMBERS = 30
+"""Members whose names a sentence explains."""
+
+
 def member_names(values: list[str]) -> dict[str, str]:
-    """Values of the party column -> member names: lower case, others than letters and digits made hyphens, distinct."""
+    """Values of the party column -> member names: lower case, no accents, others than letters and digits made hyphens, distinct."""
     names: dict[str, str] = {}
     for value in values:
-        slug = re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-")[:50] or "party"
+        slug = _slug(value)[:50] or "party"
         name, number = slug, 2
         while name in names.values() or name in (AGGREGATOR, HUB, *SPARE_SERVERS) or name.startswith(f"{COLLECTOR}-"):
             name, number = f"{slug}-{number}", number + 1
         names[value] = name
     return names
+
+
+def _slug(value: str) -> str:
+    """What a member's name keeps of a text: a to z, 0 to 9 and hyphens."""
+    plain = "".join(sign for sign in unicodedata.normalize("NFKD", value) if not unicodedata.combining(sign))
+    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")
+
+
+def told_of_names(names: Mapping[str, str]) -> tuple[str, ...]:
+    """A sentence where members' names do not say which value of the party column is whose; `names` as `member_names` gives them."""
+    unlike = {value: name for value, name in names.items() if name != _slug(value) or _loses_signs(value)}
+    if not unlike:
+        return ()
+    shown = ", ".join(f"{value!r:.60} is {name}" for value, name in islice(unlike.items(), SHOWN_MEMBERS))
+    more = f", and so on ({len(unlike)} in all)" if len(unlike) > SHOWN_MEMBERS else ""
+    return (
+        f"names of members are made of a to z, 0 to 9 and hyphens, and these differ from whom they mean: {shown}{more}",
+    )
+
+
+def _loses_signs(value: str) -> bool:
+    """Whether a text is more than spaces, signs, and what a member's name may hold."""
+    kept = unicodedata.normalize("NFKD", value).lower()
+    return any(sign.isalnum() and not sign.isascii() for sign in kept)
 
 
 def split_parties(table: Table, names: Mapping[str, str]) -> dict[str, Table]:
@@ -362,6 +392,7 @@ def simulate(train: Table, test: Table, settings: SimulationSettings, report: On
         categories={name: len(levels) for name, levels in train.categories.items()},
         advice=tuple(text for name, member in members.items() if (text := advice(name, member.paired))),
         warnings=(
+            *told_of_names(names),
             *warnings_of(train, test),
             *([refusal] if refusal else []),
             *too_few_rows(plan, train),

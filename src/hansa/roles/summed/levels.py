@@ -7,7 +7,6 @@ more, the last one, `OTHER`, which also takes levels that nobody knew at predict
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.data.columns import Array, Columns
+from hansa.data.holdout import codes_of_texts
 from hansa.data.quantiles import ALL_ROWS
 from hansa.data.schema import MISSING_WORDS, OTHER, Level
 from hansa.errors import DataError, HansaError, ProtocolError
@@ -95,8 +95,8 @@ BYTES_BESIDE = 8
 """More than a text takes in a message beside its own bytes."""
 
 
-def check_levels(plan: Plan, told: Mapping[str, tuple[str, ...]]) -> None:
-    """Raise ProtocolError where these are no sorted dictionaries of the plan's features."""
+def check_levels(plan: Plan, told: Mapping[str, tuple[str, ...]], *, in_part: bool = False) -> None:
+    """Raise ProtocolError where these are no sorted dictionaries of the plan's features. in_part: they may be empty."""
     if tuple(told) != plan.schema.union:
         raise ProtocolError(f"levels of {list(told)!r:.200}; expected those of {list(plan.schema.union)}")
     size = sum(len(level.encode()) + BYTES_BESIDE for levels in told.values() for level in levels)
@@ -108,7 +108,7 @@ def check_levels(plan: Plan, told: Mapping[str, tuple[str, ...]]) -> None:
     for name, levels in told.items():
         if (
             list(levels) != sorted(set(levels))
-            or not levels
+            or not (levels or in_part)
             or any(level.strip().lower() in MISSING_WORDS for level in levels)
         ):
             raise ProtocolError(f"the levels of {name!r} are not sorted, different texts with a value")
@@ -119,7 +119,7 @@ def check_levels(plan: Plan, told: Mapping[str, tuple[str, ...]]) -> None:
 
 
 def told_levels(plan: Plan, rows: Columns, owner: str) -> dict[str, tuple[str, ...]]:
-    """What a party tells of its levels. Raises DataError where the rows have no dictionary."""
+    """What a party tells of its levels; those of a shard may be empty. Raises DataError where the rows have no dictionary."""
     missing = [name for name in plan.schema.union if name not in rows.dictionaries]
     if missing:
         raise DataError(
@@ -127,7 +127,7 @@ def told_levels(plan: Plan, rows: Columns, owner: str) -> dict[str, tuple[str, .
         )
     told = {name: tuple(rows.dictionaries[name]) for name in plan.schema.union}
     try:
-        check_levels(plan, told)
+        check_levels(plan, told, in_part=True)
     except HansaError as error:
         raise DataError(f"party {owner!r}: {error}") from error
     return told
@@ -169,12 +169,7 @@ def own_codes(
 
 def content_codes(plan: Plan, rows: Columns) -> dict[int, npt.NDArray[np.float32]]:
     """By feature of a union, numbers in place of a party's own codes that follow from texts alone: so do the hashes of rows then."""
-    return {
-        plan.schema.features.index(name): np.array(
-            [*(zlib.crc32(level.encode()) % 2**24 for level in rows.dictionaries[name]), 0], np.float32
-        )
-        for name in plan.schema.union
-    }
+    return {plan.schema.features.index(name): codes_of_texts(rows.dictionaries[name]) for name in plan.schema.union}
 
 
 @dataclass(frozen=True, eq=False)
