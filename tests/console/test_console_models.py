@@ -6,11 +6,19 @@ import json
 import re
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pandas as pd
 import pytest
 
 import hansa as library
 from hansa.console import models
+from hansa.console.data import LEAST_ROWS, _shape
+from hansa.console.member import without_cells
+from hansa.console.pages import PAGES, api_path
+from hansa.consortium.approvals import read_proposal
+from hansa.errors import DataError
+from hansa.node.record import Failure, PartyRecord
 from hansa.service.store import ServiceRun
 from hansa.views.palette import DARK, LIGHT, SERIES
 from made_console import Desk, put_model, send
@@ -18,6 +26,11 @@ from made_consortium import FEATURES, PLAN, cells, hansa, make_consortium, write
 from made_services import approved
 
 HELD_OUT = PLAN + "\n[evaluation]\nfraction = 0.3\n"
+STARTED = {
+    "hansa": "0.1.0", "member": "aurora", "plan": "ab" * 32, "plan_file": "cd" * 32, "mode": "federated", "identity": "x",
+    "members": "y",
+    "state": "failed", "stage": None, "run": "ef" * 32, "trees": 0, "started": "2026-01-02T03:04:05Z", "ended": None, "error": None,
+}  # fmt: skip
 HOSTILE = '<script>alert("x")</script>'
 
 
@@ -242,7 +255,7 @@ def test_what_is_wrong_with_a_table_is_told_without_its_cells(tmp_path: Path, co
         assert answer.status_code == 200
         assert "secret" not in answer.text
         assert str(folder) not in answer.text
-        assert "row 8" in answer.text or '"row":8' in answer.text
+        assert "<td>8</td>" in answer.text or '"row":8' in answer.text
     put_model(
         desk.member.store,
         desk.member.service,
@@ -262,6 +275,110 @@ def test_what_is_wrong_with_a_table_is_told_without_its_cells(tmp_path: Path, co
     }
     assert "secret, found" not in send(client, "/new-plan/write", rounds="3", **given).text
     assert "secret, found" not in client.get("/actions").text
+
+
+SECRET = 987654321.0
+"""A cell of one row, far from all others, which float32 cannot hold either."""
+
+
+def test_no_end_of_a_column_is_shown(tmp_path: Path):
+    """The least and the greatest value are cells of rows: neither the page of a table nor that of a table and a plan has them."""
+    folder = make_consortium(tmp_path)
+    approved(folder, PLAN)
+    table = pd.read_csv(folder / "aurora.csv").astype({"load": float})
+    table.loc[3, "load"], table.loc[4, "load"] = SECRET, -SECRET
+    table["few"] = [SECRET if row < LEAST_ROWS - 1 else None for row in range(len(table))]
+    table["some"] = [SECRET if row < LEAST_ROWS else None for row in range(len(table))]
+    table.to_csv(folder / "aurora.csv", index=False)
+    desk = Desk(folder)
+    client = desk.signed_in()
+    found = {own["name"]: own for own in client.get("/api/data/1").json()["columns"]}
+    ordered = sorted(table["load"])
+    assert found["load"]["low"] == float(f"{ordered[LEAST_ROWS - 1]:.3g}")
+    assert found["load"]["high"] == float(f"{ordered[-LEAST_ROWS]:.3g}")
+    assert [found["few"][name] for name in ("low", "mean", "high")] == [None, None, None]
+    assert found["some"]["mean"] == np.float32(SECRET)  # so many rows have it
+    table.drop(columns=["few", "some"]).to_csv(folder / "aurora.csv", index=False)
+    send(client, "/plans/bring", (folder / "approved.json").read_bytes())
+    digest = client.get("/api/plans").json()["plans"][0]["proposal"]["proposal"]
+    answers = [
+        client.get(path) for path in ("/data/1", "/api/data/1", f"/data/check/{digest}", f"/api/data/check/{digest}")
+    ]
+    for answer in answers:
+        assert answer.status_code == 200
+        assert not re.search("987.?654|9\\.8765|9.88e", answer.text), answer.url
+    assert "float32 cannot hold its values apart" in answers[2].text
+
+
+def test_a_picture_ends_where_so_many_rows_are_beyond_it():
+    values = np.arange(20.0 * LEAST_ROWS)
+    values[0], values[-1] = -SECRET, SECRET
+    (shape,) = _shape("load", values).shapes
+    assert shape.bins[0][0] == LEAST_ROWS - 1
+    assert shape.bins[-1][1] == len(values) - LEAST_ROWS
+
+
+WRONG: dict[str, str] = {
+    "a text among numbers": "vvoltt",
+    "a label that is no class": "secret7",
+    "a number beyond float32": "7.7e77",
+    "a date": "1977-07-07x",
+}
+
+
+@pytest.mark.parametrize("cell", WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize("column", ["load", "fault"])
+def test_a_run_that_a_table_ended_is_told_without_its_cells(folder: Path, tmp_path: Path, column: str, cell: str):
+    """Wherever a page, its JSON or an event tells what happened to a run."""
+    table = pd.read_csv(folder / "aurora.csv").astype(object)
+    table.loc[7, column] = cell
+    table.to_csv(tmp_path / "wrong.csv", index=False)
+    schema = library.Schema(tuple(FEATURES), "fault")
+    with pytest.raises(DataError, match=re.escape(cell)) as refused:
+        library.read_rows(tmp_path / "wrong.csv", schema, label_kind="binary")
+    _shows_no_cell(Desk(folder, state=str(tmp_path / "state")), str(refused.value), cell)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x.csv: expected a readable table, found: Conversion Error: Could not convert string 'CELL' to INT32; repair the file",
+        'source.query: expected one SELECT statement that the database answers, found: invalid input for integer: "CELL"; mend it',
+        "source.query: expected one SELECT statement of DuckDB's SQL that reads the tables 'a' only, found: CELL; mend the query",
+        "x.csv, row 12, column 'load': holds CELL; mend it",
+    ],
+)
+def test_nor_do_words_of_a_database_bring_a_cell(folder: Path, tmp_path: Path, text: str):
+    _shows_no_cell(Desk(folder, state=str(tmp_path / "state")), text, "CELL")
+    cut = without_cells(f"{text}; it is started again in 4 s")
+    assert "CELL" not in cut
+    assert cut.endswith("; it is started again in 4 s")
+
+
+def _shows_no_cell(desk: Desk, text: str, cell: str) -> None:
+    runs = {"failed": "a1b2", "waiting": "c3d4"}
+    approval = read_proposal(
+        desk.member.service.path.parent / "approved.json", desk.member.service.consortia[0].members
+    )
+    for state, run in runs.items():
+        own = desk.member.service.runs / run
+        own.mkdir(parents=True)
+        failure = Failure(kind="DataError", text=text, retry=False)
+        record = PartyRecord(**STARTED | {"member": "aurora", "state": "failed", "error": failure})
+        (own / "record.json").write_bytes(msgspec.json.encode(record))
+        (own / "events.jsonl").write_text(json.dumps({"event": "error", "text": text}) + "\n")
+        desk.put(run=run, state=state, text=text, folder=run, id=run * 16, model_sha256="ab" * 32)
+    desk.put(run=approval.digest.hex()[:16], proposal=approval.digest.hex(), state="failed", text=text)
+    client = desk.signed_in()
+    send(client, "/plans/bring", (desk.member.service.path.parent / "approved.json").read_bytes())
+    told = 0
+    for page in PAGES:
+        for run in runs.values():
+            path = page.path.format(run=run, against=run, place=1, draft="x", proposal=approval.digest.hex())
+            for answer in (client.get(path), client.get(api_path(page).replace(page.path, path))):
+                assert cell not in answer.text, (str(answer.url), answer.text)
+                told += "what stands there" in answer.text
+    assert told >= 12
 
 
 def saved_model(folder: Path) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from hansa.console.actions import Offered
-from hansa.console.member import PAGE_ROWS, Asked, Member, NotThere, Paging, first_row
+from hansa.console.member import PAGE_ROWS, Asked, Member, NotThere, Paging, first_row, shown_run
 from hansa.console.runs import curves_of, run_of, shap_of
 from hansa.consortium.approvals import read_proposal
 from hansa.consortium.model_signature import key_file
@@ -120,7 +120,8 @@ class ModelAndOwn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 def models(member: Member, asked: Asked) -> ModelsView:
     """A page of the list."""
     paging = asked.paging(member.store.count(models=True))
-    return ModelsView(runs=member.store.page(first_row(paging), PAGE_ROWS, models=True), paging=paging)
+    found = member.store.page(first_row(paging), PAGE_ROWS, models=True)
+    return ModelsView(runs=tuple(map(shown_run, found)), paging=paging)
 
 
 def model(member: Member, asked: Asked) -> ModelView:
@@ -142,7 +143,7 @@ def model(member: Member, asked: Asked) -> ModelView:
         signed=path.with_name(SIGNATURE_FILE).is_file(),
         own_rows=_table_of(member, plan) is not None,
         held_out=plan.evaluation_fraction > 0,
-        others=tuple(others),
+        others=tuple(map(shown_run, others)),
         views=(*curves_of(member, run), *model_views(ensemble), *shap_of(member, run)),
     )
 

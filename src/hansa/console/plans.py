@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from hansa.console.actions import Done, Form, Offered
-from hansa.console.member import Asked, Member, NotThere
+from hansa.console.member import Asked, Member, NotThere, shown_run
 from hansa.console.signing import asks_passphrase, signer
 from hansa.consortium.approvals import (
     PROPOSAL_TYPE,
@@ -100,7 +100,9 @@ class PlanView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 def plans(member: Member, _: Asked) -> PlansView:
     """All proposals that were brought here."""
-    return plans_of(member.service, member.store, lambda consortium, folder: _list(member, consortium, folder))
+    found = plans_of(member.service, member.store, lambda consortium, folder: _list(member, consortium, folder))
+    listed = (own if own.run is None else msgspec.structs.replace(own, run=shown_run(own.run)) for own in found.plans)
+    return msgspec.structs.replace(found, plans=tuple(listed))
 
 
 def waiting_plans(member: Member) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET
 
 from hansa.console.actions import Done, Form
-from hansa.console.member import PAGE_ROWS, Asked, Member, NotThere, Paging, first_row
+from hansa.console.member import PAGE_ROWS, Asked, Member, NotThere, Paging, first_row, shown_run, without_cells
 from hansa.errors import HansaError
 from hansa.node.fold_scores import FoldScores
 from hansa.node.record import AggregatorRecord, Failure, PartyRecord, Record, read_record
@@ -91,15 +91,16 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 def runs(member: Member, asked: Asked) -> RunsView:
     """A page of the list."""
     paging = asked.paging(member.store.count())
-    return RunsView(runs=member.store.page(first_row(paging), PAGE_ROWS), paging=paging)
+    found = member.store.page(first_row(paging), PAGE_ROWS)
+    return RunsView(runs=tuple(map(shown_run, found)), paging=paging)
 
 
 def run_of(member: Member, name: str) -> ServiceRun:
-    """The run of this name. Raises NotThere."""
+    """The run of this name, as pages show it. Raises NotThere."""
     found = member.store.named(name)
     if found is None:
         raise NotThere(f"this member has no run {name!r:.80}")
-    return found
+    return shown_run(found)
 
 
 def run(member: Member, asked: Asked) -> RunView:
@@ -118,7 +119,7 @@ def run(member: Member, asked: Asked) -> RunView:
         bytes_down=0 if record is None or record.bytes_down is UNSET else record.bytes_down,
         phases=_phases(record),
         rows=_rows(record),
-        failure=None if record is None else record.error,
+        failure=_failure(record),
         events=tuple(_shown(event) for event in list(reversed(events))[:LAST_EVENTS]),
         scores=() if record is None else scores_of(record),
         record=record is not None,
@@ -213,7 +214,13 @@ def _shown(event: dict[str, Any]) -> ShownEvent:
     text = str(event.get("sentence") or event.get("text") or "")
     if not text and "trees" in event:
         text = f"{event['trees']} of at most {event.get('rounds')} rounds"
-    return ShownEvent(at=str(event.get("time", "")), kind=str(event.get("event", "")), text=text)
+    return ShownEvent(at=str(event.get("time", "")), kind=str(event.get("event", "")), text=without_cells(text))
+
+
+def _failure(record: Record | None) -> Failure | None:
+    """What ended a run, without a cell of this member's table."""
+    error = None if record is None else record.error
+    return None if error is None else msgspec.structs.replace(error, text=without_cells(error.text))
 
 
 def _trees(record: Record | None, events: list[dict[str, Any]]) -> tuple[TreeMetrics, ...]:
