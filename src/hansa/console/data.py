@@ -186,7 +186,7 @@ def _shown(member: Member, place: int, source: SourcesDocument) -> ShownSource:
         kind, name = ("query" if source.source.database is None else "database"), source.source.query
     else:
         kind, name = "none", ""
-    drawn = kind in ("table", "query")
+    drawn = size is not None or kind == "query"
     return ShownSource(place=place, plans=source.plans, kind=kind, name=name, bytes=size, changed=changed, drawn=drawn)
 
 

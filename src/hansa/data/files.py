@@ -46,6 +46,9 @@ WIDE = 256
 BATCH = 64
 """Expressions of one statement where there are more: DuckDB plans in the square of their number."""
 
+SAMPLE_CELLS = 5_000_000
+"""Of a sample of rows, in memory at once."""
+
 Item = TypeVar("Item")
 
 LONGEST_HEADER = 1 << 24
@@ -264,10 +267,11 @@ class OpenTable:
         return replace(self, relation="cells", parameters=())
 
     def sample(self, rows: int, limit_s: float) -> OpenTable:
-        """At most so many of its rows, in memory: which ones, chance decides. It is closed with this table.
+        """At most so many of its rows, and about `SAMPLE_CELLS` cells, in memory: which ones, chance decides. Close this table, not it.
 
         Raises DataError, also where that takes longer than `limit_s` seconds.
         """
+        rows = min(rows, SAMPLE_CELLS // len(self.names) + 1)
         late = threading.Timer(limit_s, self.connection.interrupt)
         late.daemon = True
         statement = f"CREATE TABLE cells AS SELECT * FROM {self.relation} USING SAMPLE reservoir({rows} ROWS)"
