@@ -40,6 +40,9 @@ from hansa.service.inbox import proposal_in, submit
 from hansa.service.plan_list import ListedPlan, PlansView, checked_proposal, listed_in, plans_of
 from hansa.service.proposals import forget_proposal, keep_proposal, keep_rejection
 
+FAILED = ("failed", "refused", "lost")
+"""States of runs that somebody has to look at."""
+
 LAST_RUNS = 200
 """Of which one is looked for, whose plan a new one is held against."""
 
@@ -115,6 +118,11 @@ def waiting_plans(member: Member) -> Iterator[tuple[str, str]]:
             yield f"{own.proposal.name}: bring the approval of {', '.join(own.proposal.missing)}", page
         elif own.proposal.state == "approved" and own.run is None:
             yield f"{own.proposal.name}: all have approved; give it to the service", page
+        elif own.proposal.state in ("rejected", "withdrawn") and own.mine == "approved" and own.run is None:
+            who = ", ".join(own.proposal.rejected)
+            yield f"{own.proposal.name}: {who} does not approve it; read why, and take it away", page
+        elif own.run is not None and own.run.state in FAILED and own.proposal.expires >= datetime.now(UTC):
+            yield f"{own.proposal.name}: its run ended, {own.run.state}; read why", f"/runs/{own.run.run}"
 
 
 def plan(member: Member, asked: Asked) -> PlanView:
