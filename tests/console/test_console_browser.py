@@ -507,7 +507,7 @@ NAME_OF_FOCUSED = """(() => {
 
 @pytest.mark.slow
 def test_a_plan_is_written_proposed_read_and_rejected_by_keyboard_alone(tmp_path: Path):
-    """Two officers, and no pointer but to choose a file: what is wrong is said where it stands, and a rejection waits for the other one."""
+    """Two officers, no pointer but to choose a file: what is wrong is said, and a rejection waits for the other one."""
     folder = make_consortium(tmp_path)
     files = {name: write_service(folder, name, 7465) for name in ("aurora", "borealis")}
     consoles: dict[str, ConsoleProcess] = {}

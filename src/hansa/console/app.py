@@ -177,7 +177,7 @@ class Console:
             numbered = ""
         except IdentityError as error:
             numbered = str(error)
-        return self.render("sign_in.html.j2", None, status=status, title="Sign in", told=text, numbered=numbered)
+        return self.render("sign_in.html.j2", None, status=status, title="Sign in", refused=text, numbered=numbered)
 
     async def _sign_out(self, request: Request) -> Response:
         session = self.session_of(request)

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from hansa.console.member import Asked, Member, NotThere, warning_without_cells, without_cells
+from hansa.console.member import LEAST_ROWS, Asked, Member, NotThere, warning_without_cells, without_cells
 from hansa.console.models import MOST_TABLE_BYTES, Stamp
 from hansa.console.plans import kept_proposal, plans
 from hansa.data.files import OpenTable, open_by_column, open_sample, open_table
@@ -28,9 +28,6 @@ from hansa.errors import DataError
 from hansa.node.check import TableCheck, TableReport, check_own_table
 from hansa.service.config import SourcesDocument
 from hansa.views.chart import Bar, Bars, Chart, Shape, Shapes, View
-
-LEAST_ROWS = 5
-"""Rows that are behind what is shown of values: a bar, a category, an end of a range, a mean; fewer are left out or joined."""
 
 MOST_PICTURES = 24
 MOST_CATEGORIES = 12

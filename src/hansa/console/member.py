@@ -22,6 +22,9 @@ from hansa.service.store import ServiceRun, Store
 PAGE_ROWS = 50
 """Rows of a list on one page."""
 
+LEAST_ROWS = 5
+"""Rows that are behind what is shown of values: a bar, a category, an end of a range, a mean; fewer are left out or joined."""
+
 LOOK_AGAIN_S = 1.0
 """Seconds before a file that was wrong is read again, though it has not changed."""
 
