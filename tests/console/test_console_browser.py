@@ -486,3 +486,143 @@ def _by_passkey(chromium: Any, address: str, proposal: Path) -> None:
     person.sees("did not grow: there may be a copy of it")
     page.goto(f"{address}account")
     page.get_by_role("heading", name="Sign in").wait_for()
+
+
+def press_until(page: Any, name: str, key: str = "Tab") -> None:
+    """Go from element to element by a key until the one of this name, or label, is reached."""
+    for _ in range(MOST_STEPS):
+        page.keyboard.press(key)
+        if page.evaluate(NAME_OF_FOCUSED) == name:
+            return
+    raise AssertionError(f"no way by {key} to {name!r} on {page.url}")
+
+
+MOST_STEPS = 80
+NAME_OF_FOCUSED = """(() => {
+    const own = document.activeElement;
+    const label = own.labels && own.labels.length ? own.labels[0].innerText : own.innerText;
+    return (label || "").trim();
+})()"""
+
+
+@pytest.mark.slow
+def test_a_plan_is_written_proposed_read_and_rejected_by_keyboard_alone(tmp_path: Path):
+    """Two officers, no pointer but to choose a file: what is wrong is said, and a rejection waits for the other one."""
+    folder = make_consortium(tmp_path)
+    files = {name: write_service(folder, name, 7465) for name in ("aurora", "borealis")}
+    consoles: dict[str, ConsoleProcess] = {}
+    try:
+        for name, file in files.items():
+            accounts_of(file, officer="officer")
+            consoles[name] = ConsoleProcess(file)
+        with browser() as chromium:
+            _by_keyboard(chromium, {name: own.address for name, own in consoles.items()}, folder)
+    finally:
+        for console in consoles.values():
+            console.stop()
+
+
+def _by_keyboard(chromium: Any, addresses: dict[str, str], folder: Path) -> None:
+    aurora, borealis = (Person(chromium, addresses[name]) for name in ("aurora", "borealis"))
+    for person in (aurora, borealis):
+        person.go("/")
+        for label, typed in (("Name", "officer"), ("Password", PASSWORD)):
+            press_until(person.page, label)
+            person.page.keyboard.type(typed)
+        person.page.keyboard.press("Enter")
+        person.page.get_by_role("heading", name="Home").wait_for()
+
+    page = aurora.page
+    press_until(page, "Plans")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="Plans").wait_for()
+    press_until(page, "Write a new plan")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="New plan").wait_for()
+    press_until(page, "Name of the plan")
+    page.keyboard.type("two words")
+    press_until(page, "Column to predict")
+    page.keyboard.type("nothing")
+    press_until(page, "Aggregator, or hub")
+    page.keyboard.type(HUB)
+    page.keyboard.press("Enter")
+    # The browser itself says what a name may have, and the rest stays.
+    press_until(page, "Name of the plan", "Shift+Tab")
+    page.keyboard.type("cells")
+    page.keyboard.press("Enter")
+    aurora.sees("no column 'nothing'")
+    aurora.sees("what you typed is still there")
+    aurora.faults.clear()  # the answer 422 stands in the browser's console
+    page.go_back()  # headless Chromium has no keys for it
+    page.get_by_role("heading", name="New plan").wait_for()
+    assert page.get_by_label("Name of the plan").input_value() == "cells"
+    press_until(page, "Column to predict")
+    page.keyboard.type("fault")
+    page.keyboard.press("Enter")
+    aurora.sees("is written; read it and change it")
+    press_until(page, "Propose")
+    page.keyboard.press("Enter")
+    aurora.sees("is proposed by aurora")
+    file = aurora.save("Save the proposal with its approvals", folder / "proposal.json")
+
+    borealis.bring(file)
+    borealis.sees("This member's policy, rule by rule")
+    press_until(borealis.page, "Reason, for the others to read")
+    borealis.page.keyboard.type("too many rounds")
+    press_until(borealis.page, "Reject")
+    borealis.page.keyboard.press("Enter")
+    borealis.sees("rejected: too many rounds")
+    rejection = borealis.save("Save the signed statement", folder / "rejection.json")
+    aurora.bring(rejection)
+    aurora.sees("borealis does not approve this plan")
+    press_until(page, "Home")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="Home").wait_for()
+    press_until(page, "cells: borealis does not approve it; read why, and take it away")
+    page.keyboard.press("Enter")
+    aurora.sees("too many rounds")
+    press_until(page, "Take it away here")
+    page.keyboard.press("Enter")
+    aurora.sees("cells is taken away here")
+    assert aurora.faults == borealis.faults == []
+
+
+FOCUS_SEEN = """(() => {
+    const own = document.activeElement;
+    if (own === document.body) return null;
+    const style = getComputedStyle(own), box = own.getBoundingClientRect();
+    return {
+        what: own.outerHTML.slice(0, 120),
+        seen: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2 && box.width > 0 && box.height > 0
+            && box.left < innerWidth && box.right > 0,
+    };
+})()"""
+
+
+@pytest.mark.slow
+def test_whatever_is_reached_by_tab_is_seen_in_the_order_of_the_page(filled: tuple[ConsoleProcess, list[str]]):
+    console, paths = filled
+    with browser() as chromium:
+        for width in (1280, 390):
+            person = Person(
+                chromium, console.address, viewport={"width": width, "height": 800}, reduced_motion="reduce"
+            )
+            person.sign_in("officer")
+            for path in paths:
+                person.go(path)
+                person.page.evaluate("document.querySelectorAll('details').forEach(own => own.open = true)")
+                wanted = person.page.evaluate(
+                    "document.querySelectorAll('a[href], button, input:not([type=hidden]), select, textarea, summary').length"
+                )
+                reached = 0
+                for _ in range(wanted + 100):
+                    person.page.keyboard.press("Tab")
+                    found = person.page.evaluate(FOCUS_SEEN)
+                    if found is None:
+                        break
+                    assert found["seen"], (path, width, found["what"])
+                    reached += 1
+                # All of them, and regions that scroll.
+                assert wanted <= reached < wanted + 100, (path, width, wanted, reached)
+                assert person.page.locator('[tabindex]:not([tabindex="0"], #content)').count() == 0, path
+            assert person.faults == []

@@ -136,7 +136,10 @@ def test_a_rejection_is_signed_goes_to_the_others_and_ends_the_plan(folder: Path
     file = proposed(folder)
     digest = digest_at(send(first, "/plans/bring", file))
     send(second, "/plans/bring", file)
-    assert "give a reason" in send(first, f"/plans/{digest}/reject", reason=" ").text
+    send(second, f"/plans/{digest}/approve")
+    refused = send(first, f"/plans/{digest}/reject", reason=" ").text
+    assert "give a reason" in refused
+    assert "what you typed is still there" in refused
     assert send(first, f"/plans/{digest}/reject", reason="too <many> rounds").status_code == 303
     page = first.get(f"/plans/{digest}").text
     assert "too &lt;many&gt; rounds" in page
@@ -146,6 +149,13 @@ def test_a_rejection_is_signed_goes_to_the_others_and_ends_the_plan(folder: Path
     assert send(second, "/plans/bring", sent.content).status_code == 303
     assert (tmp_path / "withdrawals" / f"{digest}-aurora.json").exists()
     assert "a member rejected this plan" in send(second, f"/plans/{digest}/approve").text
+    # Who approved it has something to do; who rejected it has not.
+    (task,) = second.get("/api/home").json()["tasks"]
+    assert task == {
+        "text": "test: aurora does not approve it; read why, and take it away",
+        "page": f"/plans/{digest}",
+    }
+    assert first.get("/api/home").json()["tasks"] == []
     changed = sent.content.replace(b'"sig": "', b'"sig": "AAAA')
     assert send(second, "/plans/bring", changed).status_code == 422
     assert send(first, f"/plans/{digest}/take-away").status_code == 303
@@ -192,6 +202,29 @@ def test_what_differs_from_the_last_plan_is_shown(folder: Path, tmp_path: Path):
     changes = client.get(f"/api/plans/{digest}").json()["review"]["changes"]
     assert changes == [{"key": "parameters.rounds", "before": 7, "after": 3}]
     assert "<td>7</td><td>3</td>" in client.get(f"/plans/{digest}").text
+    # Lists and truth values are told in a plan's words, and not in Python's.
+    other = PLAN.replace('"borealis"]\n', '"borealis"]\nreceivers = ["aurora"]\n').replace(
+        "[privacy]", "[release]\nstatistics = false\n\n[privacy]"
+    )
+    assert "receivers" in other
+    digest = digest_at(send(client, "/plans/bring", proposed(folder, other)))
+    page = client.get(f"/plans/{digest}").text
+    for cells in ("<td>aurora, borealis</td><td>aurora</td>", "<td>true</td><td>false</td>"):
+        assert cells in page
+
+
+def test_a_run_that_failed_waits_for_somebody_until_its_plan_is_taken_away(folder: Path, tmp_path: Path):
+    desk = desk_of(folder, "aurora", tmp_path)
+    client = desk.signed_in()
+    digest = digest_at(send(client, "/plans/bring", approved(folder, PLAN, "failing").read_bytes()))
+    for state, waits in (("running", False), ("failed", True), ("refused", True), ("finished", False), ("lost", True)):
+        desk.put(run=digest[:16], proposal=digest, plan="test", state=state)
+        tasks = client.get("/api/home").json()["tasks"]
+        told = {"text": f"test: its run ended, {state}; read why", "page": f"/runs/{digest[:16]}"}
+        assert tasks == ([told] if waits else [])
+    assert "read why" in client.get("/").text
+    assert send(client, f"/plans/{digest}/take-away").status_code == 303
+    assert client.get("/api/home").json()["tasks"] == []
 
 
 def test_another_consortiums_proposal_is_refused(folder: Path, tmp_path: Path):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from hansa.node.fold_scores import FoldScores, over_folds
-from hansa.node.record import AggregatorRecord, PartyRecord, Record
+from hansa.node.record import AggregatorRecord, PartyRecord, Record, Seconds
 from hansa.node.trial_scores import SearchScores, TrialScore
 from hansa.service.store import ServiceRun
 from made_console import Desk
@@ -95,3 +96,38 @@ def test_a_party_that_was_told_no_scores_shows_none(desk: Desk):
     keep(desk, PartyRecord(**STARTED))
     assert views(desk) == {}
     assert "<svg" not in desk.signed_in("viewer", "another").get("/runs/a1b2").text
+
+
+def moment(second: float) -> str:
+    return f"2026-01-02T03:04:{second:06.3f}Z"
+
+
+def test_events_and_the_time_between_them_are_told_in_words(desk: Desk):
+    """Also at a party, whose record has no seconds; of a run that went on, from the last start of its process."""
+    lines: list[dict[str, object]] = [
+        {"event": "run", "state": "waiting", "text": "", "time": moment(0)},
+        {"event": "run", "state": "running", "text": "its process is started", "time": moment(1)},
+        {"event": "registered", "time": moment(2)},
+        {"event": "run", "state": "running", "text": "its process is started", "time": moment(10)},
+        {"event": "registered", "trees": 0, "rounds": 3, "time": moment(12.5)},
+        {"event": "binned", "trees": 0, "rounds": 3, "time": moment(13)},
+        {"event": "tree", "trees": 2, "rounds": 3, "time": moment(15)},
+        {"event": "trained", "trees": 3, "rounds": 3, "time": moment(17)},
+    ]
+    keep(desk, PartyRecord(**STARTED))
+    events = desk.member.service.runs / "a1b2" / "events.jsonl"
+    events.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    client = desk.signed_in("viewer")
+    shown = client.get("/api/runs/a1b2").json()
+    found = [(each["name"], each["seconds"]) for each in shown["phases"]]
+    assert found == [("until all had joined", 2.5), ("cuts", 0.5), ("trees", 4.0)]
+    assert [each["text"] for each in reversed(shown["events"])][-5:] == [
+        "running: its process is started", "all have joined", "the cuts are found", "2 of at most 3 rounds", "all trees are grown",
+    ]  # fmt: skip
+    assert shown["events"][-1]["text"] == "waiting"
+    lines.append({"event": "record", "time": moment(17.25)})
+    events.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert client.get("/api/runs/a1b2").json()["phases"][-1] == {"name": "model and record", "seconds": 0.25}
+    # Seconds that the record has are more exact.
+    keep(desk, AggregatorRecord(**STARTED, seconds=Seconds(binning=1.0, training=2.0)))
+    assert [each["name"] for each in client.get("/api/runs/a1b2").json()["phases"]] == ["binning", "training"]

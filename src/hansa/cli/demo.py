@@ -58,6 +58,8 @@ def run_consoles(as_json: bool, browse: bool) -> None:
             output.print_line(what)
         elif isinstance(what, OpenConsole):
             click.echo(printable(f"{what.member}'s console, for an operator, once: {what.link}"))
+            made = f"hansa account set NAME --role officer --service {what.service}"
+            click.echo(printable(f"  for an officer, who may approve: {made}"))
         elif what.state == "waiting":
             click.echo(printable(f"{what.plan}: given to the service of {what.member}"))
         else:
@@ -67,7 +69,8 @@ def run_consoles(as_json: bool, browse: bool) -> None:
 
     with tempfile.TemporaryDirectory(prefix="hansa-demo-") as folder:
         if not as_json:
-            click.echo("Ctrl-C ends services and consoles, and removes what they hold.")
+            click.echo(f"Ctrl-C ends services and consoles, and removes what they hold, which is in {folder}")
+            click.echo("Tables are made and the kernels compiled first: a few seconds, or some minutes the first time.")
         show_case(CASES[0], Path(folder), tell)
 
 

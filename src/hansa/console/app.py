@@ -177,7 +177,7 @@ class Console:
             numbered = ""
         except IdentityError as error:
             numbered = str(error)
-        return self.render("sign_in.html.j2", None, status=status, title="Sign in", told=text, numbered=numbered)
+        return self.render("sign_in.html.j2", None, status=status, title="Sign in", refused=text, numbered=numbered)
 
     async def _sign_out(self, request: Request) -> Response:
         session = self.session_of(request)
@@ -323,7 +323,8 @@ class Console:
         """An answer that says why something was not done."""
         if wants_json(request) or request.url.path.startswith(("/api/", "/live/")):
             return as_json({"error": text}, status)
-        return self.render("refused.html.j2", session, status=status, title="Not done", text=text, told="")
+        sent = request.method == "POST"
+        return self.render("refused.html.j2", session, status=status, title="Not done", text=text, sent=sent)
 
     async def _refused(self, request: Request, error: Exception) -> Response:
         return self.say(request, self.session_of(request), _told(error), 404 if isinstance(error, NotThere) else 422)
@@ -392,8 +393,22 @@ def _environment(static: Mapping[str, StaticFile]) -> jinja2.Environment:
     made.filters["lines"] = lambda text: Markup("\n").join(escape(printable(line)) for line in text.split("\n"))
     made.filters["moment"] = _moment
     made.filters["part"] = lambda view: Markup(view_html(view, "page", view.name, "h2"))
+    made.filters["given"] = _given
     made.filters["number"] = lambda value: "–" if value is None else f"{value:.5f}"
     return made
+
+
+def _given(value: Any) -> str:
+    """What a plan gives a key, as people read it; a dash where it has no such key."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key} = {_given(own)}" for key, own in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_given, value)) or "none"
+    return str(value)
 
 
 def _moment(text: str) -> str:

@@ -4,30 +4,46 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import replace
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from hansa.console.member import Asked, Member, NotThere, without_cells
+from hansa.console.member import LEAST_ROWS, Asked, Member, NotThere, warning_without_cells, without_cells
 from hansa.console.models import MOST_TABLE_BYTES, Stamp
 from hansa.console.plans import kept_proposal, plans
-from hansa.data.coding import read_coded
-from hansa.data.inspection import ColumnKind, TableKind, inspect_table
-from hansa.data.source import CheckReport
+from hansa.data.files import OpenTable, open_by_column, open_sample, open_table
+from hansa.data.inspection import ColumnKind, inspect_table
+from hansa.data.parts import parts_of
+from hansa.data.query import Query
+from hansa.data.source import CheckReport, load_columns
 from hansa.errors import DataError
 from hansa.node.check import TableCheck, TableReport, check_own_table
 from hansa.service.config import SourcesDocument
 from hansa.views.chart import Bar, Bars, Chart, Shape, Shapes, View
 
-LEAST_ROWS = 5
-"""Rows of a bar or a category that is shown; fewer are left out or joined."""
-
 MOST_PICTURES = 24
 MOST_CATEGORIES = 12
 BINS = 20
+
+SAMPLED_ROWS = 100_000
+"""Of a table of more than `MOST_TABLE_BYTES` that are looked at."""
+
+SAMPLE_S = 120.0
+"""Seconds that it may take to draw them."""
+
+WAIT_S = 10.0
+"""Seconds that a page waits until another table was looked at."""
+
+Numbers = NDArray[np.floating[Any]]
+"""Of one column, (n_rows,)."""
 
 
 class ShownSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,7 +52,8 @@ class ShownSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     Attributes:
         place: in the service's file, from 1. plans: patterns of the names of plans that it is for.
         kind: "table", "query" or "database". name: of the file, or the query.
-        bytes: of the file; None where it is none, or is not there. changed: when, in UTC.
+        bytes: of the file, or of a folder's files together; None where it is none, or is not there. changed: when, in UTC.
+        drawn: whether a page shows its columns.
     """
 
     place: int
@@ -45,6 +62,7 @@ class ShownSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     name: str
     bytes: int | None
     changed: str
+    drawn: bool
 
 
 class Fitting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,34 +84,40 @@ class ColumnFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     Attributes:
         kind: "numbers", "texts", "dates", "missing" or "unread". missing, distinct: rows without a value, and different values.
-        minimum, mean, maximum: of numbers, else None. why: why it cannot be read; else empty.
+        low, mean, high: of numbers; `LEAST_ROWS` rows at least are at or below `low`, and as many at or above `high`, which are told in
+            three digits. None where so few rows have a number. why: why it cannot be read; else empty.
     """
 
     name: str
     kind: str
     missing: int
     distinct: int
-    minimum: float | None
+    low: float | None
     mean: float | None
-    maximum: float | None
+    high: float | None
     why: str
 
 
 class SourceView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One of this member's tables: its columns, and pictures of the first ones."""
+    """One of this member's tables: its columns, and pictures of the first ones.
+
+    Attributes:
+        rows: that were looked at. sample: whether these are some of the table's rows, which chance chose.
+    """
 
     source: ShownSource
     rows: int
+    sample: bool
     columns: tuple[ColumnFacts, ...]
     views: tuple[View, ...]
 
 
 class TableFits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How this member's table fits a plan: what `hansa check` says."""
+    """How this member's table fits a plan: what `hansa check` says, without cells and without the ends of columns. memory: in words."""
 
     plan: Fitting
     report: TableReport
-    text: str
+    memory: tuple[str, ...]
 
 
 def data(member: Member, _: Asked) -> DataView:
@@ -117,9 +141,9 @@ def source(member: Member, asked: Asked) -> SourceView:
     if not 1 <= place <= len(sources):
         raise NotThere(f"this member has no source {text!r:.20}; it has {len(sources)}")
     shown = _shown(member, place, sources[place - 1])
-    path = _file_of(member, sources[place - 1])
-    found, views = _inspected(Stamp.of(path))
-    return SourceView(source=shown, rows=found.n_rows, columns=tuple(map(_facts, found.columns)), views=views)
+    looked = _Looked.of(member, sources[place - 1])
+    rows, columns, views = _inspected(looked)
+    return SourceView(source=shown, rows=rows, sample=looked.sampled, columns=columns, views=views)
 
 
 def check(member: Member, asked: Asked) -> TableFits:
@@ -136,7 +160,8 @@ def check(member: Member, asked: Asked) -> TableFits:
     found: TableCheck = check_own_table(plan, path, schema)
     fitting = Fitting(proposal=proposal.digest.hex(), name=plan.name)
     found = replace(found, table=_shown_report(found.table, str(own.table)))
-    return TableFits(plan=fitting, report=found.report(), text=found.text())
+    report = found.report()
+    return TableFits(plan=fitting, report=report, memory=tuple(report.memory.lines() if report.memory else ()))
 
 
 # What they are made of
@@ -146,24 +171,37 @@ def _shown(member: Member, place: int, source: SourcesDocument) -> ShownSource:
     size, changed = None, ""
     if source.table is not None:
         kind, name = "table", source.table
-        path = member.service.path.parent / source.table
-        if path.is_file():
-            state = path.stat()
-            size, changed = state.st_size, f"{datetime.fromtimestamp(state.st_mtime, UTC):%Y-%m-%d %H:%M:%S}"
+        path = member.service.path.parent.absolute() / source.table
+        try:
+            states = [part.stat() for part in parts_of(path) or (path,)]
+        except (OSError, DataError):
+            states = []  # its page says what is wrong
+        if states:
+            size = sum(state.st_size for state in states)
+            changed = f"{datetime.fromtimestamp(max(state.st_mtime for state in states), UTC):%Y-%m-%d %H:%M:%S}"
     elif source.source is not None:
         kind, name = ("query" if source.source.database is None else "database"), source.source.query
     else:
         kind, name = "none", ""
-    return ShownSource(place=place, plans=source.plans, kind=kind, name=name, bytes=size, changed=changed)
+    drawn = size is not None or kind == "query"
+    return ShownSource(place=place, plans=source.plans, kind=kind, name=name, bytes=size, changed=changed, drawn=drawn)
 
 
 def _shown_report(report: CheckReport, name: str) -> CheckReport:
-    """A report without the cells that it quotes, and with the table's name as its owner wrote it, not its place on this machine."""
+    """A report without the cells that it quotes and the ends of its columns, and with the table's name as its owner wrote it, not its
+    place on this machine."""
     quoted = "a value that `hansa check` says on this member's machine"
     violations = (
         replace(each, file=name, found=each.found if each.row is None else quoted) for each in report.violations
     )
-    return replace(report, file=name, violations=tuple(violations))
+    return replace(
+        report,
+        file=name,
+        violations=tuple(violations),
+        warnings=tuple(map(warning_without_cells, report.warnings)),
+        features=tuple(replace(own, minimum=math.nan, mean=math.nan, maximum=math.nan) for own in report.features),
+        labels=(),
+    )
 
 
 def _file_of(member: Member, source: SourcesDocument) -> Path:
@@ -176,51 +214,123 @@ def _file_of(member: Member, source: SourcesDocument) -> Path:
     return path
 
 
-def _facts(column: ColumnKind) -> ColumnFacts:
-    summary = column.summary
-    least, mean, most = (
-        None if math.isnan(value) else value for value in (summary.minimum, summary.mean, summary.maximum)
-    )
+@dataclass(frozen=True)
+class _Looked:
+    """What is looked at, told apart by its files as they are now, and by its query.
+
+    Attributes:
+        stamps: of its files. query: in SQL, or empty. source: to be opened. sampled: whether chance chooses the rows.
+    """
+
+    stamps: tuple[Stamp, ...]
+    query: str
+    source: Path | Query = field(compare=False)
+
+    @classmethod
+    def of(cls, member: Member, source: SourcesDocument) -> _Looked:
+        """A table of [[sources]]. Raises NotThere, DataError."""
+        here = member.service.path.parent.absolute()
+        if source.table is not None:
+            path = here / source.table
+            return cls(tuple(map(Stamp.of, parts_of(path) or (path,))), "", path)
+        if source.source is None or source.source.database is not None:
+            raise NotThere("a database is not asked for a page; use `hansa schema --member` and `hansa check`")
+        files = {name: here / file for name, file in source.source.files.items()}
+        stamps = [Stamp.of(part) for path in files.values() for part in parts_of(path) or (path,)]
+        made = cls(tuple(stamps), source.source.query, Query(source.source.query, files, "source.query"))
+        if made.bytes > MOST_TABLE_BYTES:
+            raise NotThere(f"the query's files have more than {MOST_TABLE_BYTES:,} bytes; use `hansa schema --member`")
+        return made
+
+    @property
+    def bytes(self) -> int:
+        return sum(stamp.bytes for stamp in self.stamps)
+
+    @property
+    def sampled(self) -> bool:
+        return self.bytes > MOST_TABLE_BYTES
+
+    @contextmanager
+    def opened(self) -> Iterator[OpenTable]:
+        """Open it; what a query finds lies in a file meanwhile. Raises DataError."""
+        if isinstance(self.source, Query):
+            table = open_by_column(self.source)
+        elif self.sampled:
+            table = open_sample(self.source, SAMPLED_ROWS, SAMPLE_S)
+        else:
+            table = open_table(self.source)
+        with table:
+            yield table
+
+
+_looking = threading.Lock()
+"""Held while a table is looked at: one at a time, of which each takes memory."""
+
+
+def _inspected(looked: _Looked) -> _Found:
+    """What was found of a table, which is kept until it changes. Raises NotThere where another one is looked at."""
+    if not _looking.acquire(timeout=WAIT_S):
+        raise NotThere("another table is being looked at here; load this page again when that is done")
+    try:
+        return _look(looked)
+    finally:
+        _looking.release()
+
+
+_Found = tuple[int, tuple[ColumnFacts, ...], tuple[View, ...]]
+"""Rows that were looked at, columns, and pictures of the first ones."""
+
+
+@functools.lru_cache(maxsize=8)
+def _look(looked: _Looked) -> _Found:
+    with looked.opened() as table:
+        found = inspect_table(table)
+        numbers = [own.name for own in found.columns if own.kind == "numbers"]
+        columns = load_columns(table, dict.fromkeys(numbers, ()), ".")
+    facts: list[ColumnFacts] = []
+    views: list[View] = []
+    for place, own in enumerate(found.columns):
+        known = _known(columns.pop(own.name).values) if own.name in columns else None
+        facts.append(_facts(own, known))
+        chart = None
+        if len(views) < MOST_PICTURES:
+            chart = _categories(own.counts) if known is None else _shape(own.name, known)
+        if chart is not None:
+            alt = f"Distribution of {own.name}, {own.summary.missing:,} of {found.n_rows:,} rows without a value"
+            views.append(View(name=f"column-{place}", title=own.name, chart=chart, alt=alt))
+    return found.n_rows, tuple(facts), tuple(views)
+
+
+def _known(values: Numbers) -> Numbers:
+    """The finite ones in their order, float64."""
+    return np.sort(values[np.isfinite(values)].astype(np.float64))
+
+
+def _facts(column: ColumnKind, known: Numbers | None) -> ColumnFacts:
+    """known: the column's numbers in their order, or None where it has none."""
+    low = mean = high = None
+    if known is not None and len(known) >= LEAST_ROWS:
+        ends = known[LEAST_ROWS - 1], known[-LEAST_ROWS]
+        low, high = (float(f"{end:.3g}") for end in ends) if ends[0] <= ends[1] else (None, None)
+        mean = float(known.mean())
     return ColumnFacts(
         name=column.name,
         kind=column.kind,
-        missing=summary.missing,
-        distinct=len(column.counts) or summary.distinct,
-        minimum=least,
+        missing=column.summary.missing,
+        distinct=len(column.counts) or column.summary.distinct,
+        low=low,
         mean=mean,
-        maximum=most,
+        high=high,
         why=without_cells(column.why),
     )
 
 
-@functools.lru_cache(maxsize=8)
-def _inspected(table: Stamp) -> tuple[TableKind, tuple[View, ...]]:
-    found = inspect_table(Path(table.path), ".", ())
-    drawn = [own for own in found.columns if own.kind in ("numbers", "texts")][:MOST_PICTURES]
-    numbers = [own.name for own in drawn if own.kind == "numbers"]
-    values: dict[str, Chart | None] = {}
-    if numbers:
-        try:
-            read = read_coded(table.path, numbers, known={})
-        except DataError:
-            read = None  # a column says above why it cannot be read
-        if read is not None:
-            values = {name: _shape(name, column) for name, column in zip(numbers, read.features, strict=True)}
-    views = []
-    for place, own in enumerate(drawn):
-        chart = values.get(own.name) if own.kind == "numbers" else _categories(own.counts)
-        if chart is not None:
-            alt = f"Distribution of {own.name}, {own.summary.missing:,} of {found.n_rows:,} rows without a value"
-            views.append(View(name=f"column-{place}", title=own.name, chart=chart, alt=alt))
-    return found, tuple(views)
-
-
-def _shape(name: str, values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Chart | None:
-    """Rows by width between the first and the last percent; bars of fewer than `LEAST_ROWS` rows are empty."""
-    known = values[np.isfinite(values)].astype(np.float64)
+def _shape(name: str, known: Numbers) -> Chart | None:
+    """Rows by width between the first and the last percent, `LEAST_ROWS` rows at least beyond each; bars of fewer rows are empty."""
     if len(known) < 20 * LEAST_ROWS:
         return None
     low, high = np.quantile(known, [0.01, 0.99])
+    low, high = max(low, known[LEAST_ROWS - 1]), min(high, known[-LEAST_ROWS])
     if not low < high:
         return None
     counts, edges = np.histogram(known, BINS, (float(low), float(high)))

@@ -7,7 +7,7 @@ import os
 
 import msgspec
 
-from hansa.console.member import Asked, Member
+from hansa.console.member import Asked, Member, shown_run
 from hansa.console.plans import waiting_plans
 from hansa.service.store import ServiceRun
 
@@ -68,7 +68,7 @@ def home(member: Member, _: Asked) -> HomeView:
         fault=member.fault,
         tasks=tuple(tasks[:MOST_SHOWN]),
         members=_presence(member, open_runs),
-        under_way=open_runs[:MOST_SHOWN],
+        under_way=tuple(map(shown_run, open_runs[:MOST_SHOWN])),
         more=max(0, len(open_runs) - MOST_SHOWN),
         runs=member.store.count(),
     )

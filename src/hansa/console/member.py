@@ -13,19 +13,30 @@ import msgspec
 from hansa.console.book import Book
 from hansa.console.checked_logs import CheckedLogs
 from hansa.consortium.audit_checks import LogReport
+from hansa.data.facts import ALIKE
 from hansa.errors import HansaError
 from hansa.node.proposals import Listed
 from hansa.service.config import Consortium, ServiceFile, read_service_file
 from hansa.service.seen_members import require_going_on
-from hansa.service.store import Store
+from hansa.service.store import ServiceRun, Store
 
 PAGE_ROWS = 50
 """Rows of a list on one page."""
 
+LEAST_ROWS = 5
+"""Rows that are behind what is shown of values: a bar, a category, an end of a range, a mean; fewer are left out or joined."""
+
 LOOK_AGAIN_S = 1.0
 """Seconds before a file that was wrong is read again, though it has not changed."""
 
-_ROW = re.compile(r"\brow \d")
+_ROW = re.compile(r"\brow \d+")
+_WORDS = re.compile(r"expected (?:a readable table|one SELECT statement [^;]*?), found: ")
+"""Before what another program says of a table or of a query, in its own words."""
+_AGAIN = re.compile(r"; it is started again in [\d.]+ s$")
+_FEATURES = re.compile(r"(?:features?|label) '")
+_PAIRS = re.compile(r"(?<=^many rows are equal, label included): two of them are in \d+% of all pairs(?=\. )")
+_COARSE = "float32 cannot hold its values apart"
+_ON_MACHINE = "`hansa check` says on this member's machine"
 
 
 class NotThere(HansaError):
@@ -59,11 +70,41 @@ class Asked:
 
 
 def without_cells(text: str) -> str:
-    """What was found wrong with a table, without the cell that it quotes, and all after it: no row is shown here."""
-    before, found, _ = text.partition(", found ")
-    if not found or not _ROW.search(before):
+    """What was found wrong with a table, without the cell that it quotes, and all after it: no row is shown here.
+
+    A sentence that names a row is cut before what was found there, and so are words of another program, which may quote a cell.
+    """
+    words, row = _WORDS.search(text), _ROW.search(text)
+    if words is None and row is None:
         return text
-    return f"{before}; what stands there `hansa check` says on this member's machine"
+    again = _AGAIN.search(text)
+    end = row.end() if row is not None else len(text)
+    cuts = [words.end() - len(", found: ")] if words is not None else []
+    if row is not None:
+        found = text.find(", found ", end)
+        cuts.append(end if found < 0 else found)
+    return f"{text[: min(cuts)]}; what stands there {_ON_MACHINE}{again[0] if again else ''}"
+
+
+def warning_without_cells(text: str) -> str:
+    """What is allowed of a table but probably not meant, without its values: of a column which, and what where no value tells it."""
+    if _FEATURES.match(text):
+        return text  # names of columns alone
+    if _PAIRS.search(text):
+        return _PAIRS.sub("", text)
+    name, found, _ = text.partition("': ")
+    column = f"{name}': " if found and name.startswith("column '") else ""
+    if column and text.endswith(ALIKE):
+        return f"{column}texts {ALIKE}; which, {_ON_MACHINE}"
+    name, found, _ = text.partition(f": {_COARSE}")
+    if found:
+        return f"{without_cells(name)}: {_COARSE}; which, {_ON_MACHINE}"
+    return f"{column}something that is probably not meant; what, {_ON_MACHINE}"
+
+
+def shown_run(run: ServiceRun) -> ServiceRun:
+    """A run as pages show it: what happened last is told without a cell of this member's table."""
+    return msgspec.structs.replace(run, text=without_cells(run.text))
 
 
 def first_row(paging: Paging) -> int:

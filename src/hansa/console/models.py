@@ -6,6 +6,7 @@ Of rows only sums are shown, and only to this member's own people.
 from __future__ import annotations
 
 import functools
+import math
 import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from hansa.console.actions import Offered
-from hansa.console.member import PAGE_ROWS, Asked, Member, NotThere, Paging, first_row
+from hansa.console.member import LEAST_ROWS, PAGE_ROWS, Asked, Member, NotThere, Paging, first_row, shown_run
 from hansa.console.runs import curves_of, run_of, shap_of
 from hansa.consortium.approvals import read_proposal
 from hansa.consortium.model_signature import key_file
@@ -26,6 +27,7 @@ from hansa.service.config import SIGNATURE_FILE
 from hansa.service.models import checked_model
 from hansa.service.store import ServiceRun
 from hansa.simulation.evaluation import (
+    CalibrationBin,
     Comparison,
     Evaluation,
     Question,
@@ -120,7 +122,8 @@ class ModelAndOwn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 def models(member: Member, asked: Asked) -> ModelsView:
     """A page of the list."""
     paging = asked.paging(member.store.count(models=True))
-    return ModelsView(runs=member.store.page(first_row(paging), PAGE_ROWS, models=True), paging=paging)
+    found = member.store.page(first_row(paging), PAGE_ROWS, models=True)
+    return ModelsView(runs=tuple(map(shown_run, found)), paging=paging)
 
 
 def model(member: Member, asked: Asked) -> ModelView:
@@ -142,7 +145,7 @@ def model(member: Member, asked: Asked) -> ModelView:
         signed=path.with_name(SIGNATURE_FILE).is_file(),
         own_rows=_table_of(member, plan) is not None,
         held_out=plan.evaluation_fraction > 0,
-        others=tuple(others),
+        others=tuple(map(shown_run, others)),
         views=(*curves_of(member, run), *model_views(ensemble), *shap_of(member, run)),
     )
 
@@ -152,7 +155,7 @@ def on_rows(member: Member, asked: Asked) -> ModelOnRows:
     run, path = _model_of(member, asked.get("run"))
     plan, table = _rows_of(member, run)
     threshold = _threshold(asked.get("threshold"))
-    found = _evaluated(Stamp.of(path), Stamp.of(table), _question(plan, threshold))
+    found = without_single_rows(_evaluated(Stamp.of(path), Stamp.of(table), _question(plan, threshold)))
     return ModelOnRows(run=run, found=found, facts=_facts(found), thresholds=THRESHOLDS, views=found.views())
 
 
@@ -161,7 +164,7 @@ def compared(member: Member, asked: Asked) -> ModelsCompared:
     run, path = _model_of(member, asked.get("run"))
     against, other = _model_of(member, asked.get("against"))
     plan, table = _rows_of(member, run)
-    found = _compared(Stamp.of(path), Stamp.of(other), Stamp.of(table), _question(plan, 0.5))
+    found = _both(_compared(Stamp.of(path), Stamp.of(other), Stamp.of(table), _question(plan, 0.5)))
     return ModelsCompared(run=run, against=against, found=found, facts=found.facts(), views=found.views())
 
 
@@ -175,7 +178,7 @@ def alone(member: Member, asked: Asked) -> ModelAndOwn:
     if not _training.acquire(blocking=False):
         raise NotThere("a model of own rows is being trained here; load this page again when that one is there")
     try:
-        found = _beside_own(*known)
+        found = _both(_beside_own(*known))
     finally:
         _training.release()
     return ModelAndOwn(run=run, found=found, facts=found.facts(), advice=advice_of(found), views=found.views())
@@ -318,10 +321,29 @@ def _question(plan: Plan, threshold: float) -> _Known:
 
 
 def _threshold(text: str) -> float:
+    """The nearest one that a page offers: between two that are close to each other there may be a single row."""
     try:
-        return min(max(float(text or "0.5"), 0.0), 1.0)
+        asked = float(text or "0.5")
     except ValueError:
-        return 0.5
+        asked = math.nan
+    return 0.5 if math.isnan(asked) else min(THRESHOLDS, key=lambda own: abs(own - asked))
+
+
+def without_single_rows(found: Evaluation) -> Evaluation:
+    """What a model is on rows, without what a part of the calibration with fewer than `LEAST_ROWS` rows has: who can compute a row's
+    prediction would read its label there."""
+
+    def shown(own: CalibrationBin) -> CalibrationBin:
+        return own if own.rows >= LEAST_ROWS else msgspec.structs.replace(own, predicted=None, found=None)
+
+    replaced = msgspec.structs.replace
+    parts = (replaced(each, bins=tuple(map(shown, each.bins))) for each in found.calibration)
+    return replaced(found, calibration=tuple(parts))
+
+
+def _both(found: Comparison) -> Comparison:
+    first, second = map(without_single_rows, (found.first, found.second))
+    return msgspec.structs.replace(found, first=first, second=second)
 
 
 def _facts(found: Evaluation) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from hansa.console.actions import Done, Form, Offered
-from hansa.console.member import Asked, Member, NotThere
+from hansa.console.member import Asked, Member, NotThere, shown_run
 from hansa.console.signing import asks_passphrase, signer
 from hansa.consortium.approvals import (
     PROPOSAL_TYPE,
@@ -39,6 +39,9 @@ from hansa.service.config import Consortium
 from hansa.service.inbox import proposal_in, submit
 from hansa.service.plan_list import ListedPlan, PlansView, checked_proposal, listed_in, plans_of
 from hansa.service.proposals import forget_proposal, keep_proposal, keep_rejection
+
+FAILED = ("failed", "refused", "lost")
+"""States of runs that somebody has to look at."""
 
 LAST_RUNS = 200
 """Of which one is looked for, whose plan a new one is held against."""
@@ -100,7 +103,9 @@ class PlanView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 def plans(member: Member, _: Asked) -> PlansView:
     """All proposals that were brought here."""
-    return plans_of(member.service, member.store, lambda consortium, folder: _list(member, consortium, folder))
+    found = plans_of(member.service, member.store, lambda consortium, folder: _list(member, consortium, folder))
+    listed = (own if own.run is None else msgspec.structs.replace(own, run=shown_run(own.run)) for own in found.plans)
+    return msgspec.structs.replace(found, plans=tuple(listed))
 
 
 def waiting_plans(member: Member) -> Iterator[tuple[str, str]]:
@@ -113,6 +118,11 @@ def waiting_plans(member: Member) -> Iterator[tuple[str, str]]:
             yield f"{own.proposal.name}: bring the approval of {', '.join(own.proposal.missing)}", page
         elif own.proposal.state == "approved" and own.run is None:
             yield f"{own.proposal.name}: all have approved; give it to the service", page
+        elif own.proposal.state in ("rejected", "withdrawn") and own.mine == "approved" and own.run is None:
+            who = ", ".join(own.proposal.rejected)
+            yield f"{own.proposal.name}: {who} does not approve it; read why, and take it away", page
+        elif own.run is not None and own.run.state in FAILED and own.proposal.expires >= datetime.now(UTC):
+            yield f"{own.proposal.name}: its run ended, {own.run.state}; read why", f"/runs/{own.run.run}"
 
 
 def plan(member: Member, asked: Asked) -> PlanView:

@@ -14,7 +14,7 @@ import msgspec
 
 from hansa.console.actions import Done, Form, Offered
 from hansa.console.book import Action
-from hansa.console.member import PAGE_ROWS, Asked, Member, NotThere, Paging, first_row
+from hansa.console.member import PAGE_ROWS, Asked, Member, NotThere, Paging, first_row, shown_run
 from hansa.console.runs import run_of
 from hansa.console.signing import asks_passphrase, signer
 from hansa.consortium.audit_checks import (
@@ -108,7 +108,7 @@ def records(member: Member, asked: Asked) -> RecordsView:
     found = member.store.page(first_row(paging), PAGE_ROWS)
     return RecordsView(
         logs=tuple(_log(member, consortium) for consortium in member.service.consortia),
-        runs=tuple(run for run in found if run.id),
+        runs=tuple(shown_run(run) for run in found if run.id),
         paging=paging,
         actions=member.book.actions(0, RECENT),
     )

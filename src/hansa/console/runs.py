@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections import deque
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import msgspec
 from msgspec import UNSET
 
 from hansa.console.actions import Done, Form
-from hansa.console.member import PAGE_ROWS, Asked, Member, NotThere, Paging, first_row
+from hansa.console.member import PAGE_ROWS, Asked, Member, NotThere, Paging, first_row, shown_run, without_cells
 from hansa.errors import HansaError
 from hansa.node.fold_scores import FoldScores
 from hansa.node.record import AggregatorRecord, Failure, PartyRecord, Record, read_record
@@ -31,6 +32,22 @@ READ_BYTES = 2**20
 """Of the end of a file of events, which the last lines are in."""
 
 MOST_LINES = 5000
+
+_HAPPENED = {
+    "registered": "all have joined",
+    "binned": "the cuts are found",
+    "trained": "all trees are grown",
+    "record": "the record of the run is written",
+}
+"""Events that are a moment, in words."""
+
+_PARTS = {
+    "registered": "until all had joined",
+    "binned": "cuts",
+    "trained": "trees",
+    "record": "model and record",
+}
+"""What ends with an event."""
 
 
 class RunsView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,15 +108,16 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 def runs(member: Member, asked: Asked) -> RunsView:
     """A page of the list."""
     paging = asked.paging(member.store.count())
-    return RunsView(runs=member.store.page(first_row(paging), PAGE_ROWS), paging=paging)
+    found = member.store.page(first_row(paging), PAGE_ROWS)
+    return RunsView(runs=tuple(map(shown_run, found)), paging=paging)
 
 
 def run_of(member: Member, name: str) -> ServiceRun:
-    """The run of this name. Raises NotThere."""
+    """The run of this name, as pages show it. Raises NotThere."""
     found = member.store.named(name)
     if found is None:
         raise NotThere(f"this member has no run {name!r:.80}")
-    return found
+    return shown_run(found)
 
 
 def run(member: Member, asked: Asked) -> RunView:
@@ -116,9 +134,9 @@ def run(member: Member, asked: Asked) -> RunView:
         trees=_trees(record, events),
         bytes_up=0 if record is None or record.bytes_up is UNSET else record.bytes_up,
         bytes_down=0 if record is None or record.bytes_down is UNSET else record.bytes_down,
-        phases=_phases(record),
+        phases=_phases(record, events),
         rows=_rows(record),
-        failure=None if record is None else record.error,
+        failure=_failure(record),
         events=tuple(_shown(event) for event in list(reversed(events))[:LAST_EVENTS]),
         scores=() if record is None else scores_of(record),
         record=record is not None,
@@ -210,10 +228,21 @@ def _events(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _shown(event: dict[str, Any]) -> ShownEvent:
+    kind = str(event.get("event", ""))
     text = str(event.get("sentence") or event.get("text") or "")
-    if not text and "trees" in event:
+    if kind == "run":
+        text = ": ".join(filter(None, (str(event.get("state", "")), text)))
+    elif kind in _HAPPENED:
+        text = text or _HAPPENED[kind]
+    elif not text and "trees" in event:
         text = f"{event['trees']} of at most {event.get('rounds')} rounds"
-    return ShownEvent(at=str(event.get("time", "")), kind=str(event.get("event", "")), text=text)
+    return ShownEvent(at=str(event.get("time", "")), kind=kind, text=without_cells(text))
+
+
+def _failure(record: Record | None) -> Failure | None:
+    """What ended a run, without a cell of this member's table."""
+    error = None if record is None else record.error
+    return None if error is None else msgspec.structs.replace(error, text=without_cells(error.text))
 
 
 def _trees(record: Record | None, events: list[dict[str, Any]]) -> tuple[TreeMetrics, ...]:
@@ -234,8 +263,8 @@ def _trees(record: Record | None, events: list[dict[str, Any]]) -> tuple[TreeMet
     return tuple(TreeMetrics(trees=trees, metrics=found[trees]) for trees in sorted(found))
 
 
-def _phases(record: Record | None) -> tuple[PhaseTime, ...]:
-    """Where a run's time went, as far as its record says."""
+def _phases(record: Record | None, events: list[dict[str, Any]]) -> tuple[PhaseTime, ...]:
+    """Where a run's time went, as far as its record says; else the time between its events."""
     found = []
     seconds = getattr(record, "seconds", UNSET)
     if seconds is not UNSET and seconds is not None:
@@ -245,8 +274,26 @@ def _phases(record: Record | None) -> tuple[PhaseTime, ...]:
                 found.append(PhaseTime(name=name, seconds=value))
     phases = getattr(record, "phases", UNSET)
     if phases is not UNSET and phases:
-        found += [PhaseTime(name=name, seconds=cost.wall_s) for name, cost in phases.items()]
-    return tuple(found)
+        found += [PhaseTime(name=f"{name}, of training", seconds=cost.wall_s) for name, cost in phases.items()]
+    return tuple(found or _between(events))
+
+
+def _between(events: list[dict[str, Any]]) -> Iterator[PhaseTime]:
+    """The parts of a run by the moments of its events, from the last time that its process was started."""
+    moments: dict[str, datetime] = {}
+    for event in events:
+        kind = str(event.get("event"))
+        if kind == "run" and event.get("state") == "running":
+            moments = {}
+        if kind in (*_PARTS, "run"):
+            with contextlib.suppress(ValueError):
+                moments.setdefault(kind, datetime.fromisoformat(str(event.get("time"))))
+    before = moments.get("run")
+    for kind, name in _PARTS.items():
+        if before is None or kind not in moments:
+            return
+        yield PhaseTime(name=name, seconds=(moments[kind] - before).total_seconds())
+        before = moments[kind]
 
 
 def _rows(record: Record | None) -> int | None:

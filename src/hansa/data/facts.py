@@ -24,6 +24,9 @@ Role = Literal["feature", "label", "weight"]
 SHOWN_NAMES = 12
 """Columns that a sentence lists."""
 
+ALIKE = "differ by spaces or capitals only, and are different levels; write them alike, at all parties"
+"""How a sentence about levels of a column ends."""
+
 
 @dataclass(frozen=True)
 class ColumnFacts:
@@ -151,10 +154,7 @@ def told_of_levels(levels: Mapping[str, Sequence[Level]]) -> Iterator[str]:
         if alike:
             shown = listed(alike[0])
             more = f", and {len(alike) - 1} more such groups of texts," if len(alike) > 1 else ""
-            yield (
-                f"column {name!r}: {shown}{more} differ by spaces or capitals only, and are different levels; write them alike, "
-                "at all parties"
-            )
+            yield f"column {name!r}: {shown}{more} {ALIKE}"
 
 
 def _features(names: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ import re
 import shutil
 import stat
 import tempfile
+import threading
 import zlib
 from bisect import bisect_right
 from collections import Counter
@@ -44,6 +45,9 @@ WIDE = 256
 
 BATCH = 64
 """Expressions of one statement where there are more: DuckDB plans in the square of their number."""
+
+SAMPLE_CELLS = 5_000_000
+"""Of a sample of rows, in memory at once."""
 
 Item = TypeVar("Item")
 
@@ -265,6 +269,28 @@ class OpenTable:
         self._ask(f"CREATE TABLE cells AS SELECT * FROM {self.relation}", self.parameters, lambda _: None)
         return replace(self, relation="cells", parameters=())
 
+    def sample(self, rows: int, limit_s: float) -> OpenTable:
+        """At most so many of its rows, and about `SAMPLE_CELLS` cells, in memory: which ones, chance decides. Close this table, not it.
+
+        Raises DataError, also where that takes longer than `limit_s` seconds.
+        """
+        rows = min(rows, SAMPLE_CELLS // len(self.names) + 1)
+        late = threading.Timer(limit_s, self.connection.interrupt)
+        late.daemon = True
+        statement = f"CREATE TABLE cells AS SELECT * FROM {self.relation} USING SAMPLE reservoir({rows} ROWS)"
+        late.start()
+        try:
+            self.connection.execute(statement, list(self.parameters))
+        except duckdb.InterruptException:
+            raise DataError(
+                f"{self.file}: no sample of {rows:,} rows was drawn within {limit_s:g} s; `hansa schema` looks at all rows"
+            ) from None
+        except duckdb.Error as error:
+            raise _unreadable(self.file, self.explain() or _reason(error)) from error
+        finally:
+            late.cancel()
+        return replace(self, relation="cells", parameters=(), parts=())
+
     def _ask(self, statement: str, parameters: Sequence[Any], take: Callable[[duckdb.DuckDBPyConnection], Any]) -> Any:
         """What `take` makes of the answer; DuckDB may read the file's later parts only while the answer is taken."""
         try:
@@ -295,6 +321,21 @@ def open_table(source: Source) -> OpenTable:
     table = _open_path(source)
     # A wide table of texts is scanned once.
     return table.in_memory() if table.is_csv and len(table.names) > WIDE else table
+
+
+def open_sample(path: str | Path, rows: int, limit_s: float) -> OpenTable:
+    """At most so many rows of a file, or of a folder or a pattern of Parquet files, drawn at random; the others pass by.
+
+    Raises DataError: as `open_table`; the file is read into memory as a whole; `OpenTable.sample`.
+    """
+    if _OPENERS.get(_ending(Path(path))) is _open_arrow:
+        raise DataError(f"{path}: expected a file that is read in parts, found Arrow data; write it as Parquet")
+    table = _open_path(path)
+    try:
+        return table.sample(rows, limit_s)
+    except BaseException:
+        table.close()
+        raise
 
 
 def _open_path(path: str | Path) -> OpenTable:

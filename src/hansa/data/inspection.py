@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +18,7 @@ from hansa.data.cells import disguise, is_numeric, is_text, measured, truth_in_w
 from hansa.data.coding import texts_of
 from hansa.data.dates import is_date
 from hansa.data.facts import Merged
-from hansa.data.files import open_table
+from hansa.data.files import OpenTable, open_table
 from hansa.data.query import Source
 from hansa.data.source import Column, ColumnSummary, load_columns, merged_values, no_rows, repeated_columns, summarize
 from hansa.errors import DataError
@@ -66,12 +67,12 @@ class TableKind:
     columns: tuple[ColumnKind, ...]
 
 
-def inspect_table(source: Source, decimal: str = ".", without: Collection[str] = ()) -> TableKind:
-    """Say of every column but those `without` what it is.
+def inspect_table(source: Source | OpenTable, decimal: str = ".", without: Collection[str] = ()) -> TableKind:
+    """Say of every column but those `without` what it is. A table that is open already stays open.
 
     Raises DataError: as `open_table`; two columns of one name; no rows.
     """
-    with open_table(source) as table:
+    with nullcontext(source) if isinstance(source, OpenTable) else open_table(source) as table:
         for violation in repeated_columns(table):
             raise DataError(str(violation))
         names = [name for name in table.names if name not in without]

@@ -51,11 +51,12 @@ END_S = 60.0
 class OpenConsole(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="console", forbid_unknown_fields=True
 ):
-    """An operator's console is there: whose, where, and the link that signs in an operator, once."""
+    """A member's console is there: whose, where, the link that signs in an operator, once, and the member's service's file."""
 
     member: str
     address: str
     link: str
+    service: str
 
 
 class PlanChanged(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="plan", forbid_unknown_fields=True):
@@ -203,7 +204,8 @@ def consoles(folder: Path, tables: Mapping[str, Table], label: str) -> Iterator[
         for name in tables:
             options = (str(files[name].path), "--listen", "127.0.0.1:0", "--json")
             ready = _start(processes, f"{name}-console", folder, "console", *options)
-            opened.append(OpenConsole(member=name, address=ready["address"], link=ready["link"]))
+            file = str(files[name].path)
+            opened.append(OpenConsole(member=name, address=ready["address"], link=ready["link"], service=file))
         stores = {name: Store(file.name, file.state, file.database) for name, file in files.items()}
         for store in stores.values():
             stack.callback(store.close)
