@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from hansa.errors import DataError
+from hansa.errors import DataError, HansaError
 from hansa.trees import guided_search, histogram, splitting
 from hansa.trees.dominance import Contributors
 from hansa.trees.ensemble import ROOT_PARENT, Tree
@@ -769,6 +769,9 @@ class Grower:
         )
 
 
+NEARER = "give a lower base_score or base_margin_limit, or divide labels and margins by a constant at every party"
+
+
 def _assembled(
     levels: Sequence[Level],
     cut_offsets: Int64,
@@ -783,6 +786,8 @@ def _assembled(
     """The tree of these levels.
 
     gains, totals, children: as in `_Decided`, all levels' one after the other. inner: float32 (n,), weights of the nodes that split.
+
+    Raises HansaError where a gain is no float32.
     """
     *arrays, firsts = _assemble(
         np.array([len(level.feature) for level in levels]),
@@ -805,6 +810,12 @@ def _assembled(
         n_categories,
     )
     left, right, parents, indices, conditions, default_left, base, gain, cover = arrays
+    if not np.isfinite(gain).all():
+        raise HansaError(
+            f"a split gains {gains.max():.4g}, beyond float32: margins of some rows (base_score, base margins or start_model) or their "
+            f"labels are too far from 0 for their weights; {NEARER}",
+            cure=NEARER,
+        )
     bits = np.concatenate([level.categories for level in levels])
     categories = {
         int(node): tuple(

@@ -14,6 +14,7 @@ from hansa.errors import DataError, HansaError, PlanError
 from hansa.node.in_process import train_in_process
 from hansa.plan import parse_plan, write_plan
 from hansa.plan.values import COOPETITIVE
+from hansa.trees.growth import NEARER
 from hansa.trees.xgboost_json import from_json, to_json
 from made_tables import NAMES, plan, spread, table
 
@@ -115,22 +116,33 @@ def test_a_start_model_whose_base_score_is_low_bounds_no_margins():
     assert len(found.trees) == 4
 
 
-def test_rows_that_start_where_gains_would_overflow_are_refused_with_a_cure():
-    """The error was of a tree, whose gain was no float32, and said nothing of where rows start."""
+def test_a_gain_that_is_no_float32_is_refused_with_a_cure():
+    """The error was of a model's file, and said nothing of where rows start.
+
+    From a base score alone rows may start as far as float32 goes (`test_trees_oracle.py`): gradients are equal, unless weights differ.
+    """
     own, rows = made("reg:squarederror")
     plain = replace(own, schema=replace(own.schema, base_margin=(), base_margin_limit=0.0))
+    near = replace(rows, base_margin=None)
+    weighted = replace(near, weight=np.linspace(0.01, 9, rows.n_rows, dtype=np.float32))
     far = replace(rows, base_margin=np.where(np.arange(rows.n_rows) == 5, np.float32(1e30), rows.base_margin))
-    first = train_in_process(plain, spread(replace(rows, base_margin=None), holders(rows))).outcome.ensemble
+    first = train_in_process(plain, spread(near, holders(rows))).outcome.ensemble
     [tree, *_] = first.trees
-    leaves = np.where(tree.left_children < 0, np.float32(1e30), tree.split_conditions)
-    document = to_json(replace(first, trees=(replace(tree, split_conditions=leaves),)))
+    leaves = np.where(
+        tree.left_children < 0, np.float32(1e30) * np.arange(len(tree.left_children)), tree.split_conditions
+    )
+    document = to_json(replace(first, trees=(replace(tree, split_conditions=leaves.astype(np.float32)),)))
+    high = replace(plain.parameters, base_score=1e30, lambda_=0.0)
     for asked, table_of, start in (
         (replace(own, schema=replace(own.schema, base_margin_limit=2.0**100)), far, None),
-        (replace(plain, parameters=replace(plain.parameters, base_score=1e30)), replace(rows, base_margin=None), None),
-        (replace(plain, start_model=hashlib.sha256(document).hexdigest()), replace(rows, base_margin=None), document),
+        (replace(plain, parameters=high, schema=replace(plain.schema, weight="weight")), weighted, None),
+        (replace(plain, start_model=hashlib.sha256(document).hexdigest()), near, document),
     ):
-        with pytest.raises(HansaError, match=r"rows may start at 1.*give a lower base_score or base_margin_limit"):
+        with pytest.raises(
+            HansaError, match=r"a split gains \d.*beyond float32.*give a lower base_score or base_margin"
+        ) as refused:
             train_in_process(asked, spread(table_of, holders(rows)), start=start)
+        assert refused.value.cure == NEARER
 
 
 def test_margins_that_break_the_rules_are_refused_at_their_owner():

@@ -104,7 +104,6 @@ from hansa.roles.summed.statistics import (
     base_is_quantile,
     bounds_of,
     check_label_size,
-    check_start_size,
     histogram_bits_of,
     label_sums,
     label_units,
@@ -963,7 +962,6 @@ class Aggregator:
             # Base margins take the place of the base score, which the bounds of a start model leave out then.
             self._highest_margins = [self._before.highest_margin + limit] * outputs
             self._margin_bounds = [self._before.margin_bound + limit] * outputs
-        check_start_size(plan, self._bounds, max(self._margin_bounds))
         if self._counts is not None:
             self._counts.naming.start(self._weight_bound())
 

@@ -452,19 +452,3 @@ def check_label_size(bounds: MagnitudeBounds) -> None:
             f"labels reach 2^{bounds.label_exponent} and weights 2^{heaviest}; labels times weights of at most "
             f"2^{LARGEST_LABEL_EXPONENT} can be trained on: divide the {large} by a constant at every party"
         )
-
-
-def check_start_size(plan: Plan, bounds: MagnitudeBounds, margin: float) -> None:
-    """Raise HansaError where rows may start so far from 0, by `margin` at most, that gains would overflow.
-
-    They do where gradients are differences of margin and label.
-    """
-    heaviest = max(bounds.weight_exponent, 0)
-    grows = plan.custom_objective is None and LOSSES[plan.parameters.objective].gradients == "squared error"
-    if grows and margin > math.ldexp(1.0, LARGEST_LABEL_EXPONENT - heaviest):
-        raise HansaError(
-            f"rows may start at {margin:.4g} (base_score, base margins or start_model) and weights reach 2^{heaviest}; margins times "
-            f"weights of at most 2^{LARGEST_LABEL_EXPONENT} can be trained on: give a lower base_score or base_margin_limit, or divide "
-            "labels and margins by a constant at every party",
-            cure="give a lower base_score or base_margin_limit, or divide labels and margins by a constant at every party",
-        )
