@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from hansa.consortium import approvals
 from hansa.consortium.approvals import (
     Proposal,
     approve,
@@ -28,7 +30,7 @@ from hansa.consortium.members import members_of, write_members
 from hansa.consortium.versions import found, removed, signed
 from hansa.errors import HansaError, IdentityError, PlanError, TransportError
 from hansa.plan import read_plan
-from hansa.service import exchange, proposals
+from hansa.service import config, exchange, proposals
 from hansa.service.config import Consortium, read_service_file
 from hansa.service.exchange import MOST_FRAMES, VERSION, WINDOW_S, Budget, Exchange, Outbox, route_of_exchange
 from hansa.service.proposals import forget_proposal, keep_proposal, take
@@ -251,6 +253,61 @@ def test_a_peer_that_sends_without_end_is_dropped(ends: Ends, monkeypatch: pytes
         aurora.send(b"rubbish")
     until(lambda: (ends.exchange.turn(ends.hub, 0.01), not ends.hub.joined)[1], "the end of the connection")
     aurora.close()
+
+
+@pytest.mark.parametrize("of_service", [True, False])
+def test_an_approval_that_comes_while_one_is_signed_is_kept(tmp_path: Path, monkeypatch, of_service: bool):
+    """The command had read the service's copy, and wrote over what the hub had brought meanwhile."""
+    folder = make_consortium(tmp_path)
+    at = consortium_of(folder, "borealis", "at")
+    first = proposed(folder, by="aurora")
+    place = folder / "at" / "proposals" / "only"
+    take(place, at, sent(first), "x")
+    path = place / f"{first.digest.hex()}.json"
+
+    def slow(read: Proposal, own: Any) -> Proposal:
+        take(place, at, sent(approve(first, identity(folder, HUB))), "x")
+        return approve(read, own)
+
+    monkeypatch.setattr(approvals, "approve", slow)
+    given = ["--members", folder / "members.toml", "--identity", folder / "borealis.identity"]
+    if of_service:
+        given += ["--service", folder / "borealis-service.toml"]
+    done = hansa("plan", "approve", path, *given)
+    assert done.exit_code == 0, done.output
+    assert "all have approved" in done.output
+    assert not read_proposal(path).missing
+
+
+def test_an_approval_is_kept_though_the_file_was_written_anew_after_it(tmp_path: Path, monkeypatch):
+    """The exchange had joined a copy before the command wrote, and wrote after it: the approval was lost, and nobody was told."""
+    folder = make_consortium(tmp_path)
+    at = consortium_of(folder, "borealis", "at")
+    first = proposed(folder, by="aurora")
+    place = folder / "at" / "proposals" / "only"
+    take(place, at, sent(first), "x")
+    path = place / f"{first.digest.hex()}.json"
+    by_hub = approve(first, identity(folder, HUB))
+
+    def late(*rest: Any, **given: Any) -> Any:
+        write_proposal(path, by_hub)
+        return read_service_file(*rest, **given)
+
+    monkeypatch.setattr(config, "read_service_file", late)
+    given = ("--members", folder / "members.toml", "--identity", folder / "borealis.identity")
+    assert hansa("plan", "approve", path, *given, "--service", folder / "borealis-service.toml").exit_code == 0
+    assert not read_proposal(path).missing
+
+
+def test_a_file_that_is_written_twice_at_one_time_is_sent_again(folder: Path, tmp_path: Path):
+    first = proposed(folder, by="aurora")
+    path = tmp_path / f"{first.digest.hex()}.json"
+    outbox = Outbox(tmp_path)
+    for proposal in (first, approve(first, identity(folder, HUB))):
+        write_proposal(path, proposal)
+        os.utime(path, ns=(1, 1))
+        assert outbox.due("borealis") == [sent(proposal)]
+    assert outbox.due("borealis") == []
 
 
 # Real services

@@ -16,6 +16,7 @@ from hansa.plan import MODES
 from hansa.printable import printable
 
 if TYPE_CHECKING:
+    from hansa.consortium.approvals import Proposal
     from hansa.consortium.identity import Identity
 
 MEMBERS = click.option(
@@ -148,15 +149,16 @@ def propose(
     plan: Path, members_file: Path, identity: Identity, days: int, save: Path, service_file: Path | None
 ) -> None:
     """Make a proposal of PLAN, which every member with a role approves; the proposer's own approval is in it."""
-    from hansa.consortium.approvals import propose, write_proposal
+    from hansa.consortium.approvals import propose
     from hansa.consortium.versions import read_pinned
     from hansa.files import check_outputs
     from hansa.plan import read_plan
+    from hansa.service.proposals import save_proposal
 
     check_outputs({"--save": save}, {"PLAN": plan, "--members": members_file})
     made = propose(read_plan(plan), read_pinned(members_file), identity, days)
-    write_proposal(save, made)
-    _hand_over(save, service_file)
+    save_proposal(save, made)
+    _hand_over(made, str(save), service_file)
     click.echo(printable(f"{save}: proposal {made.digest.hex()}; send it to {', '.join(made.missing) or 'nobody'}"))
 
 
@@ -215,10 +217,11 @@ def approve(
     service_file: Path | None,
 ) -> None:
     """Sign PROPOSAL for this member. Read `hansa plan review` first."""
-    from hansa.consortium.approvals import approve, read_proposal, write_proposal
+    from hansa.consortium.approvals import approve, read_proposal
     from hansa.consortium.versions import read_pinned
     from hansa.errors import PlanError
     from hansa.node.check import conditions_of
+    from hansa.service.proposals import save_proposal
 
     read = read_proposal(proposal, read_pinned(members_file))
     if member_file is not None:
@@ -229,9 +232,8 @@ def approve(
                 "policy",
                 rule=broken[0].key,
             )
-    signed = approve(read, identity)
-    write_proposal(save or proposal, signed)
-    _hand_over(save or proposal, service_file)
+    signed = save_proposal(save or proposal, approve(read, identity))
+    _hand_over(signed, str(save or proposal), service_file)
     left = f"still to approve: {', '.join(signed.missing)}" if signed.missing else "all have approved: it may run"
     click.echo(printable(f"{save or proposal}: approved; {left}"))
 
@@ -254,7 +256,7 @@ def reject(
     check_outputs({"--save": save}, {"PROPOSAL": proposal})
     read = read_proposal(proposal, read_pinned(members_file))
     write_whole(save, reject(read, identity, reason), private=False)
-    _hand_over(save, service_file, proposal)
+    _hand_over(read, str(proposal), service_file, save)
     click.echo(printable(f"{save}: rejected; send it to {', '.join(read.plan.members)}"))
 
 
@@ -278,7 +280,7 @@ def withdraw(
     check_outputs({"--save": save}, {"PROPOSAL": proposal})
     read = read_proposal(proposal, read_pinned(members_file))
     write_whole(save, withdraw(read, identity, reason), private=False)
-    _hand_over(save, service_file, proposal)
+    _hand_over(read, str(proposal), service_file, save)
     click.echo(printable(f"{save}: withdrawn; do not start the run, and send this to {', '.join(read.plan.members)}"))
 
 
@@ -329,29 +331,32 @@ def list_(folder: Path | None, members_file: Path | None, service_file: Path | N
 @click.option("--save", type=PATH, required=True, help="Where to write the proposal with all approvals.")
 def join(proposals: tuple[Path, ...], members_file: Path, save: Path) -> None:
     """Join the approvals in several copies of one proposal."""
-    from hansa.consortium.approvals import joined, read_proposal, write_proposal
+    from hansa.consortium.approvals import joined, read_proposal
     from hansa.consortium.versions import read_pinned
+    from hansa.service.proposals import save_proposal
 
     members = read_pinned(members_file)
-    whole = joined(*(read_proposal(path, members) for path in proposals))
-    write_proposal(save, whole)
+    whole = save_proposal(save, joined(*(read_proposal(path, members) for path in proposals)))
     left = f"still to approve: {', '.join(whole.missing)}" if whole.missing else "all have approved: it may run"
     click.echo(printable(f"{save}: approved by {', '.join(sorted(whole.signatures))}; {left}"))
 
 
-def _hand_over(path: Path, service_file: Path | None, proposal: Path | None = None) -> None:
-    """Have this member's service keep what was just written, and the proposal that it is about; nothing where no service is named."""
+def _hand_over(proposal: Proposal, where: str, service_file: Path | None, rejection: Path | None = None) -> None:
+    """Have this member's service keep a proposal as it was signed here, and a rejection of it; nothing where no service is named.
+
+    where: the proposal's file, for errors; it may have changed since.
+    """
     if service_file is None:
         return
+    from hansa.consortium.envelopes import written
     from hansa.files import read_whole
     from hansa.service.config import read_service_file
     from hansa.service.inbox import proposal_in
     from hansa.service.proposals import keep_proposal, take
 
     service = read_service_file(service_file, open_keys=False)
-    about = proposal or path
-    kept, consortium = proposal_in(read_whole(about), str(about), service)
+    kept, consortium = proposal_in(written(proposal.envelope), where, service)
     folder = service.proposals_of(consortium)
     keep_proposal(folder, consortium, kept)
-    if proposal is not None:
-        take(folder, consortium, read_whole(path), str(path))
+    if rejection is not None:
+        take(folder, consortium, read_whole(rejection), str(rejection))

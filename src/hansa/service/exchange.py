@@ -90,7 +90,7 @@ class Outbox:
     """
 
     folder: Path
-    _sent: dict[str, dict[str, int]] = field(default_factory=dict)
+    _sent: dict[str, dict[str, tuple[int, int, int]]] = field(default_factory=dict)
     _roles: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def due(self, peer: str) -> list[bytes]:
@@ -99,7 +99,8 @@ class Outbox:
         found = []
         for path in sorted(self.folder.glob("*.json"), key=lambda path: (len(path.name), path.name)):
             try:
-                changed = path.stat().st_mtime_ns
+                state = path.stat()
+                changed = (state.st_mtime_ns, state.st_ino, state.st_size)  # two writes may have one time
                 if sent.get(path.name) == changed:
                     continue
                 content = read_whole(path, MOST_STATEMENT_BYTES)

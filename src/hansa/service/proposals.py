@@ -37,6 +37,9 @@ MOST_FILES = 300
 MOST_OF_ONE = 50
 """Of them, proposals of one member that came from others: no member takes the room of all."""
 
+LOCK_FILE = "lock"
+"""In a folder of proposals that a service keeps."""
+
 AWAY_FOLDER = "away"
 """In a folder of proposals: which were taken away here, so that the hub does not bring them again."""
 
@@ -45,7 +48,7 @@ AWAY_FOLDER = "away"
 def alone(folder: Path) -> Iterator[None]:
     """The folder's files are this process's to change: a console, a command and the service each read, join and write."""
     make_folder(folder)
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -58,6 +61,22 @@ def keep_proposal(folder: Path, consortium: Consortium, proposal: Proposal) -> P
     with alone(folder):
         (folder / AWAY_FOLDER / proposal.digest.hex()).unlink(missing_ok=True)
         return _joined_copy(folder, consortium, proposal)
+
+
+def save_proposal(path: Path, proposal: Proposal) -> Proposal:
+    """Write a proposal's file; what was written.
+
+    In a folder that a service keeps, the file may have changed since it was read: approvals that came are kept. Raises PlanError,
+    IdentityError, OutputError.
+    """
+    if not (path.parent / LOCK_FILE).is_file():
+        write_proposal(path, proposal)
+        return proposal
+    with alone(path.parent):
+        if path.exists() and (kept := read_proposal(path)).digest == proposal.digest:
+            proposal = joined(kept, proposal)
+        write_proposal(path, proposal)
+    return proposal
 
 
 def keep_rejection(
