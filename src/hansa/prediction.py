@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 
 from hansa.data.coding import read_coded, read_texts, unknown_texts
-from hansa.data.files import quoted, writing_table
+from hansa.data.files import open_table, quoted, writing_table
+from hansa.data.query import Source
 from hansa.errors import DataError
 from hansa.files import read_whole, writing
 from hansa.node.cores import cores
@@ -31,7 +32,7 @@ def read_model(path: Path) -> Ensemble:
 
 def predict_table(
     model_path: Path,
-    table_path: Path,
+    source: Source,
     save: Path,
     margin: bool,
     decimal: str = ".",
@@ -47,6 +48,7 @@ def predict_table(
     else of no category.
 
     Args:
+        source: where the rows are; a query is made once, so that cells that are kept and predictions are of the same rows.
         base_margin: columns where rows start in place of the model's base score, one for each output; none for the base score.
         unseen: what becomes of levels that the model does not know, in place of what its plan said.
 
@@ -57,34 +59,35 @@ def predict_table(
     ensemble = read_model(model_path)
     if base_margin and len(base_margin) != ensemble.outputs:
         raise DataError(
-            f"{table_path}: {len(base_margin)} columns of base margins; expected one for each of the model's {ensemble.outputs} outputs"
+            f"{len(base_margin)} columns of base margins; expected one for each of the model's {ensemble.outputs} outputs"
         )
+    outputs = ensemble.reading.labels or range(ensemble.outputs)
+    names = [f"prediction_{output}" for output in outputs] if ensemble.outputs > 1 else ["prediction"]
     levels = {name: own for name, own in zip(ensemble.feature_names, ensemble.categories, strict=False) if own}
-    read = read_coded(
-        table_path,
-        ensemble.feature_names,
-        known=levels,
-        base_margin=base_margin,
-        needs=f"which the model {model_path} needs",
-        decimal=decimal,
-        dates=dict(ensemble.reading.dates),
-        unseen=unseen or ensemble.reading.unseen,
-        other=ensemble.reading.other,
-    )
+    with open_table(source) as table:
+        for name in keep:
+            if name in names:
+                raise DataError(
+                    f"{table.file}: column {name!r} is to be kept beside predictions of this name; rename it"
+                )
+        kept = read_texts(table, keep)
+        read = read_coded(
+            table,
+            ensemble.feature_names,
+            known=levels,
+            base_margin=base_margin,
+            needs=f"which the model {model_path} needs",
+            decimal=decimal,
+            dates=dict(ensemble.reading.dates),
+            unseen=unseen or ensemble.reading.unseen,
+            other=ensemble.reading.other,
+        )
     features = read.features
     given = features, cores(), read.base_margin
     scores = ensemble.predict_margin(*given) if margin else ensemble.predict(*given)
-    columns = {"prediction": scores}
-    if ensemble.outputs > 1:
-        outputs = ensemble.reading.labels or range(ensemble.outputs)
-        columns = {
-            f"prediction_{output}": np.ascontiguousarray(own) for output, own in zip(outputs, scores.T, strict=True)
-        }
+    each = scores.T if ensemble.outputs > 1 else scores[np.newaxis]
+    columns = {name: np.ascontiguousarray(own) for name, own in zip(names, each, strict=True)}
     kind: Literal["csv", "parquet"] = "csv" if save.suffix.lower() == ".csv" else "parquet"
-    for name in keep:
-        if name in columns:
-            raise DataError(f"{table_path}: column {name!r} is to be kept beside predictions of this name; rename it")
-    kept = read_texts(table_path, keep)
     texts = {f"k{place}": values for place, (values, _) in enumerate(kept.values())}
     chosen = [f"CAST(k{place} AS {kind}) AS {quoted(name)}" for place, (name, (_, kind)) in enumerate(kept.items())]
     with writing(save) as partial, writing_table(partial, kind) as (connection, write):

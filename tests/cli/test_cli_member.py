@@ -133,7 +133,7 @@ def test_a_run_whose_levels_are_those_of_all_parties(consortium: Consortium):
     """A union over the network; its rare levels become one, in the model too."""
     folder = consortium.folder
     plan = PLAN.replace('"alarms"]', '"alarms", "band"]').replace('"fault"\n', '"fault"\nrare_levels = { band = 30 }\n')
-    (folder / "plan.toml").write_text(plan + '[categories]\nband = "union"\n')
+    (folder / "plan.toml").write_text(plan.replace("[schema]", '[schema]\nunion = ["band"]'))
     for seed, name in enumerate(PARTIES):
         band = [("north", "south", f"only-{name}")[row % 3 if row < 30 else row % 2] for row in range(60 + 20 * seed)]
         write_table(folder / f"{name}.csv", {"band": band, **cells(60 + 20 * seed, seed)})

@@ -234,3 +234,89 @@ def test_a_new_plan_names_members_only(consortium: Consortium):
     softprob = ("--objective", "multi:softprob", "--mode", "federated")
     assert hansa("plan", "new", "kinds", classes, *options, *softprob).exit_code == 0
     assert read_plan(folder / "new.toml").parameters.num_class == 3
+
+
+@pytest.mark.parametrize(
+    ("label", "objective", "classes"),
+    [
+        (["no", "yes", "no", "yes"], "binary:logistic", 2),
+        (["no", "", "no", "no"], None, "expected two or more different texts, found ['no']"),
+        (["down", "sleeping", "fine", "down"], "multi:softprob", 3),
+        ([0, 1, 1, 0], "binary:logistic", 2),
+        (["true", "false", "", "true"], "binary:logistic", 2),
+        ([0, 1, 2, 1], "multi:softprob", 3),
+        ([0, 1, 3, 1], "reg:squarederror", 0),
+        ([-1, 1, 1, 0], "reg:squarederror", 0),
+        ([0.5, 1, 1, 0], "reg:squarederror", 0),
+        (list(range(12)), "reg:squarederror", 0),
+        (["$5", "$6", "$7", "$8"], None, "label 'y' cannot be learnt as it is: not read"),
+    ],
+)
+def test_the_objective_of_a_new_plan_is_what_the_label_looks_like(consortium: Consortium, label, objective, classes):
+    folder = consortium.folder
+    table = write_table(folder / "t.csv", {"load": list(range(len(label))), "y": label})
+    made = hansa(
+        "plan", "new", "own", table, "--label", "y", "--members", folder / "members.toml", "--hub", HUB,
+        "--mode", "federated", "--save", folder / "new.toml",
+    )  # fmt: skip
+    if objective is None:
+        assert_refused(made, str(classes))
+        return
+    assert made.exit_code == 0, made.output
+    parameters = read_plan(folder / "new.toml").parameters
+    assert parameters.objective == objective
+    assert f"the objective is {objective}" in made.stdout
+    assert parameters.num_class == (classes if objective.startswith("multi") else 0)
+
+
+CUSTOMERS = 90
+TEXTS = {
+    name: ["Yes", "No", "No internet service"] for name in ("Security", "Backup", "Support", "TV", "Movies", "Phone")
+}
+"""A table of the form of the telecom churn tables that are public: texts, blanks in a column of numbers, an id."""
+
+
+def churn(seed: int, *, answer: bool = True) -> dict[str, list[object]]:
+    rows = range(CUSTOMERS)
+    return {
+        "customerID": [f"{seed}{row:03d}-ABC" for row in rows],
+        "SeniorCitizen": [row % 7 == 0 for row in rows],
+        **{name: [texts[(row * place + seed) % 3] for row in rows] for place, (name, texts) in enumerate(TEXTS.items(), 1)},
+        "Contract": [("Month-to-month", "One year", "Two year")[row // 3 % 3] for row in rows],
+        "TotalCharges": [" " if row % 11 == 0 else 20.5 + row for row in rows],
+        **({"Churn": ["Yes" if row // 3 % 3 == 0 and row % 5 else "No" for row in rows]} if answer else {}),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("mode", "union"), [("federated", True), ("federated", False), ("secure-aggregation", False)])
+def test_from_a_table_of_texts_to_predictions_with_a_plan_of_few_lines_that_nobody_edits(consortium, mode, union):
+    folder = consortium.folder
+    tables = {name: write_table(folder / f"{name}.csv", churn(seed)) for seed, name in enumerate(PARTIES)}
+    (folder / "plan.toml").unlink()
+    made = hansa(
+        "plan", "new", "churn", *([] if union else tables.values()), *([tables[PARTIES[0]]] if union else []),
+        "--label", "Churn", "--members", folder / "members.toml", "--hub", HUB, "--mode", mode, "--rounds", 5,
+        *(["--union"] if union else []), "--save", folder / "plan.toml",
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output
+    assert "'customerID' is ignored: texts, all different: it looks like an id" in made.stdout
+    lines = [line for line in (folder / "plan.toml").read_text().splitlines() if line]
+    texts = len(TEXTS) + 1
+    assert len(lines) <= 20 + (0 if union else 1 + texts)
+    assert max(map(len, lines)) <= 140
+    plan = read_plan(folder / "plan.toml")
+    assert plan.schema.union == ((*TEXTS, "Contract") if union else ())
+    assert plan.schema.ignore == ("customerID",)
+    for table in tables.values():
+        assert hansa("check", folder / "plan.toml", table).exit_code == 0
+    if mode != "federated":
+        return
+    hub, port = consortium.start_hub()
+    parties = [consortium.start_party(name, port) for name in PARTIES]
+    assert [party.end()[0] for party in (*parties, hub)] == [0, 0, 0]
+    new, scores = write_table(folder / "new.csv", churn(7, answer=False)), folder / "scores.csv"
+    scored = hansa("predict", consortium.models()[0], new, "--keep", "customerID", "--save", scores)
+    assert scored.exit_code == 0, scored.output
+    rows = [line.split(",") for line in scores.read_text().splitlines()[1:]]
+    assert [row[0] for row in rows] == churn(7)["customerID"]
+    assert all(0 < float(row[-1]) < 1 for row in rows)

@@ -52,6 +52,31 @@ def test_predictions_are_xgboosts(folder, tmp_path, suffix, margin, model):
     np.testing.assert_allclose(written, expected(folder, margin), rtol=0, atol=1e-6)
 
 
+def test_rows_of_a_members_own_query_are_scored_as_it_gives_them(folder, tmp_path):
+    """The same rows in the order of the query, which is made once: an id that is kept stays beside its prediction."""
+    own, out, plain = tmp_path / "own.toml", tmp_path / "own.csv", tmp_path / "plain.csv"
+    own.write_text(
+        f"""[source]
+files = {{ cells = "{folder / "cells.csv"}" }}
+query = "SELECT site, load::DOUBLE AS load, rsrp, alarms FROM cells ORDER BY hash(site)"
+"""
+    )
+    scored = hansa("predict", folder / "model.json", "--member", own, "--keep", "site", "--save", out)
+    assert scored.exit_code == 0, scored.output
+    assert (
+        hansa("predict", folder / "model.json", folder / "cells.csv", "--keep", "site", "--save", plain).exit_code == 0
+    )
+    first, second = (sorted(path.read_text().splitlines()) for path in (out, plain))
+    assert first == second
+    assert out.read_text() != plain.read_text()
+    for given in ((), (folder / "cells.csv", "--member", own)):
+        made = hansa("predict", folder / "model.json", *given, "--save", out)
+        assert (made.exit_code, "give TABLE, or --member" in made.stderr) == (2, True)
+    (tmp_path / "hub.toml").write_text('hub = "127.0.0.1:1"\n')
+    refused = hansa("predict", folder / "model.json", "--member", tmp_path / "hub.toml", "--save", out)
+    assert_refused(refused, "table is missing")
+
+
 @pytest.mark.parametrize("margin", [False, True])
 def test_several_outputs_are_a_column_each(folder, tmp_path, margin):
     columns, out = cells(300, 2), tmp_path / "predictions.csv"

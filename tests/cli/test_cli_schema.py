@@ -129,6 +129,20 @@ def test_a_members_database_too(postgresql, tmp_path, monkeypatch):
     assert "BOOLEAN" in made.stdout
 
 
+def test_money_and_dates_are_read_by_the_query_of_the_guide(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "bring-a-table.md").read_text()
+    query = page.split('toml title="loans.toml"\n')[1].split("```")[0]
+    (tmp_path / "loans.toml").write_text(query)
+    lines = [f'"$6{row},500.50 ",{row + 1}-Feb-97,{row % 2}' for row in range(9)]
+    (tmp_path / "loans.csv").write_text("\n".join(["amount,approved,default", *lines]) + "\n")
+    plain = tomllib.loads(hansa("schema", tmp_path / "loans.csv", "--label", "default").stdout)["schema"]
+    assert (plain["features"], plain["ignore"]) == ([], ["amount", "approved"])
+    made = hansa("schema", "--member", tmp_path / "loans.toml", "--label", "default", "--ranges").stdout
+    assert tomllib.loads(made)["schema"]["features"] == ["amount", "approved"]
+    assert ": 60500.5 to 68500.5, 9 different" in made
+    assert ": 9893 to 9901, 9 different" in made
+
+
 def test_texts_of_very_many_kinds_are_no_categories(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("\n".join(["a,b", *(f"t{row // 2},1" for row in range(2 * MOST_LEVELS + 2))]) + "\n")
@@ -143,7 +157,8 @@ def test_what_is_told_of_a_table_is_told_of_its_schema_without_a_number(tmp_path
         "account,region,y\n" + "".join(f"{10**11 + row},{'Nord' if row % 2 else 'nord '},0\n" for row in range(9))
     )
     made = hansa("schema", path, "--label", "y").stdout
-    assert "whole numbers, all different (is it an id?); float32 cannot hold them apart" in made
+    assert "whole numbers, all different, which float32 cannot hold apart: it looks like an id" in made
+    assert tomllib.loads(made)["schema"]["ignore"] == ["account"]
     assert "'Nord', 'nord ' differ by spaces or capitals only" in made
     assert "1000000" not in made
 

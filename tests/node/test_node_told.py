@@ -34,7 +34,7 @@ N, FILES, WORKERS = 400, 4, 3
 HELD_OUT = PLAN + "\n[evaluation]\nfraction = 0.2\n"
 IDS = HELD_OUT.replace('label = "fault"', 'label = "fault"\nid = "who"')
 WEIGHTS = HELD_OUT.replace('label = "fault"', 'label = "fault"\nweight = "w"')
-UNION = HELD_OUT + '\n[categories]\nload = "union"\n'
+UNION = HELD_OUT.replace("[schema]", '[schema]\nunion = ["load"]')
 LEVELS = HELD_OUT + '\n[categories]\nload = ["high", "low"]\n'
 DATES = HELD_OUT.replace('label = "fault"', 'label = "fault"\ndates = { load = "days" }')
 NUMBERS = HELD_OUT.replace("binary:logistic", "reg:squarederror")

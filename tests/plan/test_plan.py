@@ -902,6 +902,7 @@ def test_every_key_is_listed():
         replace(
             PLAN, schema=Schema(("load", "band"), "fault", categories=((), ("a", "b")), rare_levels=(("band", 20),))
         ),
+        replace(PLAN, mode="federated", on_dropout="abort", schema=Schema(("load", "band"), "fault", union=("band",))),
     )
     documents = [tomllib.loads(write_plan(plan)) for plan in plans]
     assert {key for document in documents for key in document} == set(PLAN_KEYS[""])

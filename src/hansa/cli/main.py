@@ -659,7 +659,7 @@ def check(plan: Path, table: Path | None, member: Path | None, as_json: bool) ->
 @main.command()
 @click.argument("table", type=TablePath(), nargs=-1)
 @click.option("--member", "members", type=EXISTING, multiple=True,
-              help="A party's own file, with table or source; its plan need not be there; repeatable.")  # fmt: skip
+              help="A party's own file, with table or source; it need name nothing else; repeatable.")  # fmt: skip
 @click.option("--label", "labels", multiple=True, metavar="COLUMN", help="The column to predict; repeatable.")
 @click.option("--decimal", type=click.Choice(DECIMAL_SIGNS), default=".", show_default=True,
               help="Decimal sign of numbers that are texts, as in CSV files.")  # fmt: skip
@@ -686,7 +686,10 @@ def schema(
 
 @main.command()
 @click.argument("model", type=EXISTING)
-@click.argument("table", type=TablePath())
+@click.argument("table", type=TablePath(), required=False)
+@click.option(
+    "--member", "own_file", type=EXISTING, help="In place of TABLE: a party's own file, with table or source."
+)
 @click.option("--save", type=PATH, required=True, help="Where to write the predictions: .csv or .parquet.")
 @click.option("--margin", is_flag=True, help="Margins instead of probabilities.")
 @click.option("--keep", multiple=True, metavar="COLUMN",
@@ -700,7 +703,8 @@ def schema(
 @long_running
 def predict(
     model: Path,
-    table: Path,
+    table: Path | None,
+    own_file: Path | None,
     save: Path,
     margin: bool,
     keep: tuple[str, ...],
@@ -709,11 +713,17 @@ def predict(
     unseen: Unseen | None,
 ) -> None:
     """Score the rows of TABLE with MODEL (a model file of Hansa or XGBoost, JSON or UBJSON)."""
+    from hansa.node.config import read_rows_source
     from hansa.node.files import warn
     from hansa.prediction import predict_table
 
-    _check_outputs({"--save": save}, model=model, table=table)
-    written, warnings = predict_table(model, table, save, margin, decimal, keep, base_margin, unseen)
+    if (table is None) == (own_file is None):
+        raise click.UsageError("give TABLE, or --member a party's own file that names its rows")
+    source = table if own_file is None else read_rows_source(own_file)[0]
+    assert source is not None
+    inputs = {"--member": own_file, "TABLE": source if isinstance(source, Path) else None}
+    _check_outputs({"--save": save}, model=model, **inputs)
+    written, warnings = predict_table(model, source, save, margin, decimal, keep, base_margin, unseen)
     warn(warnings)
     click.echo(printable(written))
 

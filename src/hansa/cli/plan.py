@@ -57,7 +57,7 @@ def plan() -> None:
 @click.option("--servers", type=Names(), help="Coopetitive: the three compute servers, such as a,b,c.")
 @click.option("--parties", type=Names(), help="Who has rows, such as a,b; default: all members but the aggregator.")
 @click.option("--receivers", type=Names(), help="Who gets the model file; default: all parties.")
-@click.option("--objective", type=Objective(), default="binary:logistic", show_default=True, help="What is predicted.")
+@click.option("--objective", type=Objective(), help="What is predicted; default: what the label looks like.")
 @click.option("--rounds", type=click.IntRange(1), default=100, show_default=True, help="Rounds of boosting.")
 @click.option(
     "--decimal",
@@ -65,6 +65,9 @@ def plan() -> None:
     default=".",
     show_default=True,
     help="Decimal sign of numbers that are texts.",
+)
+@click.option(
+    "--union", is_flag=True, help="Federated: texts may be what any party's table holds, in place of what TABLES hold."
 )
 @click.option("--save", type=PATH, required=True, help="Where to write the plan.")
 def new(
@@ -78,12 +81,13 @@ def new(
     servers: tuple[str, ...] | None,
     parties: tuple[str, ...] | None,
     receivers: tuple[str, ...] | None,
-    objective: str,
+    objective: str | None,
     rounds: int,
     decimal: str,
+    union: bool,
     save: Path,
 ) -> None:
-    """Write a plan NAME with comments, of the consortium's members and of the columns that TABLES have."""
+    """Write a plan NAME, of the consortium's members and of the columns that TABLES have."""
     from hansa.consortium.versions import read_pinned
     from hansa.errors import PlanError
     from hansa.files import check_outputs, write_whole
@@ -95,8 +99,10 @@ def new(
         raise PlanError(f"{save}: is there already; name another file for a new plan")
     schema = propose_schema(tables, own_files, labels=labels, decimal=decimal, ranges=False)
     roles = Roles(hub, servers, parties, receivers)
-    text = draft(name, mode, read_pinned(members_file), roles, schema, objective, rounds)
-    write_whole(save, text.encode("utf-8"), private=False)
+    made = draft(name, mode, read_pinned(members_file), roles, schema, objective, rounds, union)
+    write_whole(save, made.text.encode("utf-8"), private=False)
+    for note in made.notes:
+        click.echo(printable(note))
     click.echo(printable(f"{save}: read it, change it, and look at it with `hansa plan show`"))
 
 

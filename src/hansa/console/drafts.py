@@ -151,15 +151,17 @@ def write_draft(member: Member, form: Form) -> Done:
         parties=form.all("parties") or None,
         receivers=form.all("receivers") or None,
     )
-    text = draft(name, form.get("mode"), consortium.members, roles, schema, form.get("objective"), int(rounds))
+    made = draft(name, form.get("mode"), consortium.members, roles, schema, form.get("objective") or None, int(rounds))
     folder = _folder(member)
     make_folder(folder)
     if sum(1 for _ in folder.glob("*.toml")) >= MOST_DRAFTS:
         raise PlanError(f"{MOST_DRAFTS} drafts are kept here already; take old ones away first")
     if (folder / f"{name}.toml").exists():
         raise PlanError(f"there is a draft {name!r} already; take it away, or choose another name")
-    write_whole(folder / f"{name}.toml", text.encode("utf-8"))
-    return Done(text=f"{name} is written; read it and change it", to=f"/drafts/{name}", about=name)
+    write_whole(folder / f"{name}.toml", made.text.encode("utf-8"))
+    return Done(
+        text="; ".join((*made.notes, f"{name} is written; read it and change it")), to=f"/drafts/{name}", about=name
+    )
 
 
 def save_draft(member: Member, form: Form) -> Done:

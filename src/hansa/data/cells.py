@@ -130,8 +130,8 @@ SAY_DECIMAL = 'say decimal = "," (in a plan: in [schema]; for `hansa simulate` a
 
 _DATE = Disguise(
     "a date or time",
-    "name a rule for the column (in a plan: schema.dates), or write a number in its place, such as days or hours since a moment that "
-    "all parties agree on",
+    "write it as 2024-03-06 and name a rule for the column (in a plan: schema.dates), or write a number in its place, such as days or "
+    "hours since a moment that all parties agree on",
 )
 
 

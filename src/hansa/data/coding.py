@@ -296,27 +296,26 @@ def _check_roles(
             raise DataError(str(violation))
 
 
-def read_texts(path: Path, names: Sequence[str]) -> dict[str, tuple[npt.NDArray[np.object_], str]]:
+def read_texts(table: OpenTable, names: Sequence[str]) -> dict[str, tuple[npt.NDArray[np.object_], str]]:
     """Columns of a table by name: every cell as the text that it is (None where there is none), and the type that gives it back.
 
-    Raises DataError where the table has no such column, or two.
+    The table stays open. Raises DataError where it has no such column, or two.
     """
     if not names:
         return {}
     wanted = list(dict.fromkeys(names))
-    with open_table(path) as table:
-        _require(table, wanted, "which is to be kept")
-        for violation in repeated_columns(table):
-            raise DataError(str(violation))
-        places = table.places
-        texts = {}
-        for name, values in zip(wanted, table.fetch([f"c{places[name]}::VARCHAR" for name in wanted]), strict=True):
-            given = np.ma.asarray(values)
-            cells = np.array(given.data, object)
-            cells[np.ma.getmaskarray(given)] = None
-            kind = table.types[places[name]]
-            texts[name] = cells, "VARCHAR" if is_text(kind) else kind
-        return texts
+    _require(table, wanted, "which is to be kept")
+    for violation in repeated_columns(table):
+        raise DataError(str(violation))
+    places = table.places
+    texts = {}
+    for name, values in zip(wanted, table.fetch([f"c{places[name]}::VARCHAR" for name in wanted]), strict=True):
+        given = np.ma.asarray(values)
+        cells = np.array(given.data, object)
+        cells[np.ma.getmaskarray(given)] = None
+        kind = table.types[places[name]]
+        texts[name] = cells, "VARCHAR" if is_text(kind) else kind
+    return texts
 
 
 def _filled(table: OpenTable, name: str, what: str) -> npt.NDArray[np.object_]:

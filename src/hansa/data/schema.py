@@ -171,10 +171,10 @@ class Schema:
     def _check_union(self) -> None:
         for name in self.union:
             if name not in self.features:
-                raise PlanError(f"categories.{name}: it is no feature; name a feature, or leave it out")
+                raise PlanError(f"schema.union: {name!r} is no feature; name a feature, or leave it out")
             if name in self.levels or name in dict(self.dates):
                 raise PlanError(
-                    f"categories.{name}: it has levels, or a rule for dates, and is a union of levels too; leave one out"
+                    f"schema.union: {name!r} has levels ([categories]), or a rule for dates, too; leave one out"
                 )
         object.__setattr__(self, "union", tuple(name for name in self.features if name in self.union))
 

@@ -405,14 +405,17 @@ def check_approved(member: MemberFile) -> None:
         )
 
 
+_NOT_READ = {"plan": "plan.toml", "members": "members.toml", "identity": "identity", "hub": "127.0.0.1:1"}
+"""Required keys of a member's file, for one of which nothing but its rows is read."""
+
+
 def read_rows_source(path: Path) -> tuple[Path | Query | DatabaseQuery, str | None]:
-    """Where a member's file says its rows are, and which column is its `id`; nothing else that it names need be there.
+    """Where a member's file says its rows are, and which column is its `id`; it need not have its other keys, nor what they name.
 
     Raises PlanError, also where it names neither table nor source.
     """
-    document = decode(
-        read_toml(path, PlanError, "name the member's own file"), MemberDocument, str(path), PlanError, RENAMED
-    )
+    content = read_toml(path, PlanError, "name the member's own file")
+    document = decode(_NOT_READ | content, MemberDocument, str(path), PlanError, RENAMED)
     source = _source(document, path)
     if source is None:
         raise PlanError(f"{path}: table is missing; name the file with this party's rows, or give a source")

@@ -1,4 +1,4 @@
-"""`hansa plan new`: a plan's file with comments, made of the consortium's members and of what tables hold."""
+"""`hansa plan new`: a plan's file of few lines, made of the consortium's members and of what tables hold."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from hansa.consortium.members import Members
 from hansa.errors import PlanError
-from hansa.node.schema_proposal import SchemaProposal
-from hansa.plan import COOPETITIVE, DEFAULT_MIN_CELL_ROWS, DEFAULT_MIN_PARTY_ROWS, MASKED, parse_plan
+from hansa.node.schema_proposal import ProposedColumn, SchemaProposal, array_line
+from hansa.plan import COOPETITIVE, parse_plan
 from hansa.toml import write_toml
 
 
@@ -27,17 +27,69 @@ class Roles:
     receivers: tuple[str, ...] | None = None
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A plan's text, which is a whole plan, and sentences on what was chosen for it, for those who agree on it."""
+
+    text: str
+    notes: tuple[str, ...]
+
+
 def draft(
-    name: str, mode: str, members: Members, roles: Roles, schema: SchemaProposal, objective: str, rounds: int
-) -> str:
-    """The text of a plan, which is a whole one: it is read before it is given.
+    name: str,
+    mode: str,
+    members: Members,
+    roles: Roles,
+    schema: SchemaProposal,
+    objective: str | None,
+    rounds: int,
+    union: bool = False,
+) -> Draft:
+    """Write a plan. It is read before it is given.
 
     Args:
         name: of the run. members: of the consortium. roles: where parties are not named, all members that do nothing else are; where
-            receivers are not named, all parties are. schema: with a label. objective, rounds: of the parameters.
+            receivers are not named, all parties are. schema: with a label.
+        objective, rounds: of the parameters; objective None: what the label looks like.
+        union: whether texts are the union of all parties' levels, which `federated` mode alone allows, in place of those of the tables.
 
     Raises PlanError: a name is no member's, a role is missing, or the plan is refused as any plan would be.
     """
+    parties, receivers = _with_roles(mode, members, roles)
+    labels = [column for column in schema.columns if column.role == "label"]
+    if not labels:
+        raise PlanError("a plan needs --label, the column to predict")
+    for label in labels:
+        if label.noted:
+            raise PlanError(f"label {label.name!r} cannot be learnt as it is: {label.why}")
+    notes = schema.notes()
+    if objective is None:
+        objective, note = _objective(labels)
+        notes += (note,)
+    parameters: dict[str, Any] = {"objective": objective, "rounds": rounds}
+    if objective.startswith("multi:") and labels[0].classes:
+        parameters["num_class"] = labels[0].classes
+    lines = [
+        "# Written by `hansa plan new`. Change what you do not agree with; `hansa plan show` says who would learn what.",
+        _line("name", name),
+        f"{_line('mode', mode)}  # how rows are protected: federated, secure-aggregation or coopetitive",
+        "evaluation.fraction = 0.2  # of each party's rows, held out; metrics are of them",
+        "",
+        "[members]",
+        *_members(mode, roles, parties, receivers),
+        "",
+        schema.short(union),
+        "",
+        "[parameters]  # XGBoost's names: eta, max_depth, ...",
+        *(_line(key, value) for key, value in parameters.items()),
+    ]
+    text = "\n".join(lines) + "\n"
+    parse_plan(text, "the new plan")
+    return Draft(text, notes)
+
+
+def _with_roles(mode: str, members: Members, roles: Roles) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Parties and receivers. Raises PlanError: a name is no member's, or a role is missing."""
     if mode == COOPETITIVE:
         if roles.servers is None or roles.hub is None:
             raise PlanError(f"mode {mode!r} needs --hub and --servers, three of {', '.join(members)}")
@@ -55,63 +107,35 @@ def draft(
         unknown = [own for own in names if own not in members]
         if unknown:
             raise PlanError(f"{option} names {unknown[0]!r}, who is no member; members are {', '.join(members)}")
-    label = next((column for column in schema.columns if column.role == "label"), None)
-    if label is None:
-        raise PlanError("a plan needs --label, the column to predict")
-    parameters: dict[str, Any] = {"objective": objective, "rounds": rounds}
-    if objective.startswith("multi:") and label.levels:
-        parameters["num_class"] = len(label.levels)
-    lines = [
-        "# Written by `hansa plan new`. Change what you do not agree with; `hansa plan show` checks it and says who would learn what.",
-        _line("name", name),
-        f"{_line('mode', mode)}  # how rows are protected: federated, secure-aggregation or coopetitive",
-        "",
-        "[members]",
-        *_members(mode, roles, parties, receivers),
-        "",
-        schema.text(),
-        "",
-        "[evaluation]",
-        "fraction = 0.2  # of each party's rows, held out; metrics are of them",
-        "",
-        "[privacy]",
-        f"min_cell_rows = {DEFAULT_MIN_CELL_ROWS}  # cuts stop at cells of so many pooled rows",
-        *(
-            []
-            if mode == "federated"
-            else [f"min_party_rows = {DEFAULT_MIN_PARTY_ROWS}  # rows that each party has at least"]
-        ),
-        *(
-            ['verify_counts = "tree"  # parties check the aggregator; "before" and "after" are stricter']
-            if mode == MASKED
-            else []
-        ),
-        "",
-        "[parameters]  # XGBoost's names",
-        *(_line(key, value) for key, value in parameters.items()),
-        "# eta = 0.3, max_depth = 6, max_bin = 256 and so on: docs/reference/parameters.md",
-    ]
-    if mode == MASKED and len(parties) < 3:
-        lines = [line for line in lines if not line.startswith("verify_counts")]
-    text = "\n".join(lines) + "\n"
-    parse_plan(text, "the new plan")
-    return text
+    return parties, receivers
+
+
+def _objective(labels: Sequence[ProposedColumn]) -> tuple[str, str]:
+    """The objective that labels look like, and a sentence that says so."""
+    named = " and ".join(repr(label.name) for label in labels)
+    most = max(label.classes for label in labels)
+    if all(label.classes == 2 for label in labels):
+        return "binary:logistic", f"{named}: two classes, so the objective is binary:logistic"
+    if len(labels) == 1 and most:
+        return "multi:softprob", (
+            f"{named}: {most} classes, so the objective is multi:softprob; where they are amounts choose another (--objective)"
+        )
+    return "reg:squarederror", f"{named}: numbers, so the objective is reg:squarederror; others: --objective"
 
 
 def _members(mode: str, roles: Roles, parties: Sequence[str], receivers: Sequence[str]) -> Iterable[str]:
     if mode == COOPETITIVE:
         yield f"{_line('hub', roles.hub)}  # relays sealed messages, and has no keys of the run"
-        yield f"{_line('servers', list(roles.servers or ()))}  # compute on shares; two of them together could read all"
+        yield f"{array_line('servers', roles.servers or ())}  # compute on shares; two of them together could read all"
     else:
         yield f"{_line('aggregator', roles.hub)}  # adds the parties' sums, and has no rows"
-    yield f"{_line('parties', list(parties))}  # have rows"
-    yield f"{_line('receivers', list(receivers))}  # get the model file"
+    if set(receivers) == set(parties):
+        yield f"{array_line('parties', parties)}  # have rows, and get the model file"
+    else:
+        yield f"{array_line('parties', parties)}  # have rows"
+        yield f"{array_line('receivers', receivers)}  # get the model file"
 
 
 def _line(key: str, value: Any) -> str:
     """One key as TOML, on one line."""
-    if isinstance(value, list):
-        return f"{key} = [{', '.join(_line('', each).removeprefix(' = ') for each in value)}]"
-    if key:
-        return write_toml({key: value}).rstrip("\n")
-    return " = " + write_toml({"x": value}).rstrip("\n").removeprefix("x = ")
+    return write_toml({key: value}).rstrip("\n")

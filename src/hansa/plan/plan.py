@@ -638,6 +638,7 @@ class Plan:
             "members.on_dropout": self.on_dropout,
             "members.continue_after_s": self.continue_after_s,
             "schema.features": schema["features"],
+            "schema.union": schema["union"],
             "schema.label": schema["label"],
             "schema.weight": schema["weight"],
             "schema.id": schema["id"],

@@ -18,7 +18,6 @@ from hansa.plan.values import (
     DEFAULT_BINS_ON_SHARES,
     DEFAULT_MIN_CELL_ROWS,
     DEFAULT_MIN_PARTY_ROWS,
-    UNION,
     BaseMarginLimit,
     Bound,
     Choices,
@@ -34,7 +33,7 @@ from hansa.plan.values import (
     FunctionDigest,
     LeafBits,
     LeastChoices,
-    LevelsOrUnion,
+    Levels,
     MemberName,
     MetricBound,
     MetricName,
@@ -80,6 +79,7 @@ class SchemaTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """[schema]"""
 
     features: Names
+    union: Names | None = None
     label: Column | Names
     weight: Column | None = None
     weight_limit: WeightLimit | None = None
@@ -179,7 +179,7 @@ class PlanDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     evaluation: EvaluationTable = EvaluationTable()
     labels: LabelsTable | None = None
     cuts: dict[str, Cuts] | None = None
-    categories: dict[str, LevelsOrUnion] = {}
+    categories: dict[str, Levels] = {}
     monotone: dict[str, Sign] | None = None
     release: ReleaseTable = ReleaseTable()
     custom_objective: CustomObjectiveTable | None = None
@@ -298,8 +298,7 @@ def _plan(document: PlanDocument) -> Plan:
     members, schema, privacy, release = document.members, document.schema, document.privacy, document.release
     shared = document.mode == COOPETITIVE
     parties = members.parties
-    union = tuple(name for name, levels in document.categories.items() if levels == UNION)
-    listed = {name: levels for name, levels in document.categories.items() if not isinstance(levels, str)}
+    union = schema.union or ()
     return Plan(
         name=document.name,
         mode=document.mode,
@@ -315,7 +314,7 @@ def _plan(document: PlanDocument) -> Plan:
             label=schema.label,
             weight=schema.weight,
             id=schema.id,
-            categories=tuple(listed.get(name, ()) for name in schema.features),
+            categories=tuple(document.categories.get(name, ()) for name in schema.features),
             union=union,
             decimal=schema.decimal,
             ignore=schema.ignore or (),

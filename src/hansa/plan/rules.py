@@ -377,14 +377,14 @@ def levels_of_a_union_are_told(plan: Plan) -> str | None:
         return None
     if plan.mode != "federated":
         return (
-            f"categories.{union[0]} is a union of the parties' levels, which each party tells in the clear, and the mode is "
+            f"schema.union names {union[0]!r}, whose levels are those of all parties, which each tells in the clear, and the mode is "
             f"{plan.mode!r}, where nothing that one party has is told: list the levels, or take mode 'federated'"
         )
     ordered = [name for name in union if name in dict(plan.parameters.monotone_constraints)]
     if ordered:
         return f"monotone.{ordered[0]} constrains a categorical feature, whose levels have no order; leave it out"
     if plan.start_model:
-        return f"categories.{union[0]} is a union of the parties' levels, and start_model has its own; list the model's levels"
+        return f"schema.union names {union[0]!r}, and start_model has levels of its own; list the model's levels in [categories]"
     return None
 
 

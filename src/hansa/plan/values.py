@@ -14,9 +14,6 @@ from hansa.declared import one_of
 
 COOPETITIVE = "coopetitive"
 
-UNION = "union"
-"""What a plan writes in place of the levels of a feature, where they are those of all parties' tables."""
-
 MASKED = "secure-aggregation"
 
 MODES = ("federated", MASKED, COOPETITIVE)
@@ -180,11 +177,11 @@ Cuts = Annotated[tuple[float, ...], Meta(description="a list of numbers")]
 Sign = Annotated[Literal[-1, 0, 1], Meta(description="1, -1 or 0")]
 Levels = Annotated[
     tuple[Level, ...],
-    Meta(min_length=1, description="a list of levels, all texts or all whole numbers below 2^53"),
-]
-LevelsOrUnion = Annotated[
-    Levels | Literal["union"],
-    Meta(description="a list of levels, all texts or all whole numbers below 2^53, or 'union'"),
+    Meta(
+        min_length=1,
+        description="a list of levels, all texts or all whole numbers below 2^53 (where they are those of all parties' tables, "
+        "name the feature in schema.union)",
+    ),
 ]
 
 

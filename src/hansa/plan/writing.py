@@ -7,7 +7,6 @@ from typing import Any
 
 from hansa.plan.plan import Coopetitive, Plan
 from hansa.plan.search import Interval, given_of
-from hansa.plan.values import UNION
 from hansa.toml import write_toml
 
 
@@ -48,8 +47,8 @@ def write_plan(plan: Plan) -> str:
         "release": _release(plan),
         "parameters": given_of(plan.parameters),
     }
-    if plan.schema.categories or plan.schema.union:
-        document["categories"] = {**plan.schema.levels, **dict.fromkeys(plan.schema.union, UNION)}
+    if plan.schema.categories:
+        document["categories"] = plan.schema.levels
     if plan.custom_objective is not None:
         document["custom_objective"] = asdict(plan.custom_objective)
     if plan.custom_metric is not None:
@@ -87,6 +86,7 @@ def _schema(plan: Plan) -> dict[str, Any]:
     more, schema = plan.coopetitive, plan.schema
     given: dict[str, Any] = {
         "features": schema.features,
+        "union": schema.union or None,
         "label": schema.label,
         "weight": schema.weight,
         "id": schema.id,

@@ -240,7 +240,8 @@ def test_what_a_mode_does_not_have_is_refused_by_name(mode):
             line for line in head.splitlines() if not line.startswith(("dominance", "verify_counts", "subsample"))
         )
     with pytest.raises(
-        PlanError, match=r"categories\.band is a union of the parties' levels, which each party tells in the clear"
+        PlanError,
+        match=r"schema\.union names 'band', whose levels are those of all parties, which each tells in the clear",
     ):
         parse_plan(head.replace('"federated"', f'"{mode}"'))
 
@@ -261,8 +262,8 @@ def test_plans_of_both_are_written_and_read():
     [
         ({"rare_levels": (("load", 20),)}, "'load' is no categorical feature"),
         ({"rare_levels": (("band", 0),)}, r"schema\.rare_levels\.band: expected a whole number of rows"),
-        ({"union": ("band",)}, r"categories\.band: it has levels"),
-        ({"union": ("odd",)}, r"categories\.odd: it is no feature"),
+        ({"union": ("band",)}, r"schema\.union: 'band' has levels"),
+        ({"union": ("odd",)}, r"schema\.union: 'odd' is no feature"),
         ({"categories": ((), (1, 2))}, "are whole numbers, and 'other' is a text"),
     ],
 )

@@ -43,7 +43,7 @@ def check_describable(plan: Plan) -> None:
         )
     if plan.schema.union:
         raise PlanError(
-            f"categories.{plan.schema.union[0]}: a union of levels is known once training begins; list the levels for a description",
+            f"schema.union: levels of {plan.schema.union[0]!r} are known once training begins; for a description list them in the plan",
             cure="agree on a plan that lists the levels for a description",
         )
     if plan.collectors:
