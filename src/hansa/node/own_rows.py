@@ -114,12 +114,15 @@ def own_rows(member: MemberFile, *, describes: bool) -> Iterator[list[OwnRows]]:
         kind = member.plan.parameters.label_kind
         with contextlib.ExitStack() as stack:
             hold: HoldRows = RowsInMemory
+            folder: DiskFolder | None = None
             if engine is not None and not describes:
                 folder = stack.enter_context(contextlib.closing(DiskFolder(engine.folder, member.identity.name)))
                 hold = partial(RowsInMemory, code=folder.code)
             rows = stack.enter_context(
                 open_rows(member.table, member.schema, label_kind=kind, by_column=member.by_column)
             )
+            if folder is not None:
+                folder.check_room(rows.n_rows * len(member.schema.features))
             told = told_of(member.plan, rows.facts, describes=describes)
             given: list[OwnRows] = [RowsHere(rows, told, hold)]
             del rows
