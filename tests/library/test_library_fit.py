@@ -502,3 +502,13 @@ def test_a_masked_label_weight_or_base_margin_is_refused_with_party_and_row(plac
         DataError, match=r"party 'borealis', row 5, column '\w+': expected a .* in every row, found a missing"
     ):
         hansa.fit({"aurora": tuple(whole), "borealis": tuple(masked)}, rounds=1, alone=False)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_party_whose_weights_are_too_far_apart_is_named(mode):
+    X, y = np.random.default_rng(2).normal(size=(60, 2)), np.arange(60) % 2
+    weights = np.ones(60)
+    weights[:3] = 1e-30, 1e30, 1e30
+    parties = {"aurora": (X, y, np.ones(60)), "borealis": (X, y, weights), "cirrus": (X, y, np.ones(60))}
+    with pytest.raises(DataError, match=r"^party '\w+': .*weight"):
+        hansa.fit(parties, rounds=1, alone=False, mode=mode)
