@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +14,12 @@ import pytest
 
 from hansa.engines import disk_codes
 from hansa.engines.settings import RaySettings
-from hansa.errors import OutputError
+from hansa.errors import OutputError, StateError
 from hansa.node import own_rows
 from hansa.node.config import read_member_file
 from hansa.node.files import check_files
-from made_consortium import PLAN, cells, make_consortium, parted, write_member, write_table
+from hansa.node.state import State
+from made_consortium import PLAN, cells, hansa, make_consortium, parted, write_member, write_table
 
 HELD_OUT = PLAN + "\n[evaluation]\nfraction = 0.2\n"
 
@@ -91,3 +94,29 @@ def test_a_query_without_a_folder_for_temporary_files_is_told_before_the_run(tmp
     monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
     with pytest.raises(OutputError, match=r"^TMPDIR: there is no folder .*missing; make it"):
         check_files(member)
+
+
+FAULTS = {
+    "no table": ({"table": "missing.csv"}, r"missing\.csv: expected a file"),
+    "a cell": ({"table": "bad.csv"}, r"bad\.csv, row 1, column 'rsrp': expected a number"),
+    "an output": ({"model": "missing/model.json"}, "there is no folder"),
+    "a state folder": ({"state": "aurora.csv"}, "would hold, the file of table"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_a_members_own_files_names_the_member(tmp_path, fault):
+    folder = make_consortium(tmp_path / "made", PLAN)
+    (folder / "bad.csv").write_text("load,rsrp,alarms,fault\n1,x,3,1\n")
+    changes, said = FAULTS[fault]
+    result = hansa("party", write_member(folder, "aurora", 1, wait_s=0.1, **changes), "--json")
+    failed = json.loads(result.stdout.splitlines()[-1])
+    assert failed["member"] == "aurora"
+    assert re.search(said, failed["text"])
+
+
+def test_a_state_folder_that_is_open_to_others_names_the_member(tmp_path):
+    tmp_path.chmod(0o755)
+    with pytest.raises(StateError, match="others can read this state folder") as caught:
+        State(tmp_path, bytes(32), "aurora")
+    assert caught.value.member == "aurora"
