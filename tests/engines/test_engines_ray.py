@@ -14,6 +14,8 @@ from types import SimpleNamespace
 import duckdb
 import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from conversation import Conversation
@@ -31,6 +33,7 @@ from hansa.roles.summed.custom import NO_FUNCTIONS, FunctionFile, FunctionFiles
 from hansa.roles.summed.rows_in_memory import RowsInMemory
 from hansa.trees.worker_pool import ALONE
 from made_tables import FEATURES, NAMES, OPEN, plan, spread, table, take
+from waiting import HANG_S
 
 PARTIES = NAMES[:2]
 SETTINGS = RaySettings(address="local", workers=3)
@@ -283,6 +286,14 @@ def test_what_ends_this_process_stays_its_own(monkeypatch):
         signal.signal(signal.SIGTERM, before)
 
 
+def all_free(cluster) -> None:
+    """Wait until no worker has room of the cluster."""
+    give_up = time.monotonic() + HANG_S
+    while cluster.available_resources().get("CPU") != cluster.cluster_resources()["CPU"]:
+        assert time.monotonic() < give_up, "the room is still taken"
+        time.sleep(0.1)
+
+
 def test_room_is_given_back_where_a_signal_comes_while_workers_start(cluster, tmp_path, monkeypatch):
     given = plan(PARTIES)
     files = write(tmp_path / "rows", table(60), 3)
@@ -290,13 +301,36 @@ def test_room_is_given_back_where_a_signal_comes_while_workers_start(cluster, tm
     def interrupted(_):
         raise KeyboardInterrupt
 
-    free = cluster.available_resources()["CPU"]
+    all_free(cluster)
     monkeypatch.setattr(ray_workers, "_Actor", None)
     monkeypatch.setattr(cluster, "remote", interrupted)
     with pytest.raises(KeyboardInterrupt):
         RayWorkers(SETTINGS, sources(given, "aurora", files))
-    for _ in range(100):
-        if cluster.available_resources().get("CPU") == free:
-            return
-        time.sleep(0.1)
-    pytest.fail("the room is still taken")
+    all_free(cluster)
+
+
+@pytest.mark.slow
+def test_three_thousand_features_with_masks_give_the_same_model(cluster, tmp_path):
+    names = tuple(f"f{number}" for number in range(3000))
+    given = plan(NAMES[:3], mode="secure-aggregation", rounds=2)
+    given = replace(given, schema=replace(given.schema, features=names, label="y", weight=None))
+    cells = np.random.default_rng(4).normal(size=(3000, 900)).astype(np.float32)
+    whole = Rows(cells, (cells[7] + cells[2999] > 0).astype(np.float32), None)
+    tables = {name: take(whole, np.arange(at, 900, 3)) for at, name in enumerate(NAMES[:3])}
+    alone = Conversation(given, tables)
+    alone.finish()
+    own, files = tables["aurora"], []
+    for number in range(3):
+        part = take(own, np.arange(number, own.n_rows, 3))
+        files.append(tmp_path / f"part-{number}.parquet")
+        pq.write_table(pa.table({**dict(zip(names, part.features, strict=True)), "y": part.label}), files[-1])
+    workers = RayWorkers(SETTINGS, sources(given, "aurora", tuple(files)))
+    held = ShardedRows(workers, "aurora")
+
+    def hold(*arguments):
+        return held if arguments[1] == "aurora" else RowsInMemory(*arguments)
+
+    talk = Conversation(given, tables, hold=hold)
+    talk.finish()
+    assert talk.aggregator.outcome.model == alone.aggregator.outcome.model
+    workers.close()
