@@ -17,7 +17,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "errors": (),
     "files": ("errors",),
     "views": ("errors", "printable"),
-    "data": ("errors", "views"),
+    "data": ("errors", "files", "views"),
     "spelling": (),
     "declared": ("errors", "spelling"),
     "toml": ("errors", "files"),

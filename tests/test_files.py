@@ -17,9 +17,12 @@ from hansa.files import (
     PROBE_BYTES,
     check_folder,
     check_outputs,
+    check_place,
     make_folder,
     read_text,
     read_whole,
+    temporary,
+    temporary_folder,
     write_whole,
     writing,
 )
@@ -270,3 +273,85 @@ def test_no_file_that_a_user_names_is_read_without_a_limit():
 def test_folders_above_a_new_one_are_their_owners_too(tmp_path):
     make_folder(tmp_path / "a" / "b" / "c")
     assert [(tmp_path / each).stat().st_mode & 0o777 for each in ("a", "a/b", "a/b/c")] == [0o700] * 3
+
+
+@pytest.mark.parametrize("variable", ["TMPDIR", "TMP"])
+def test_a_folder_for_temporary_files_that_takes_none_is_told_and_no_other_one_is_taken(
+    tmp_path, monkeypatch, variable
+):
+    """Python's own answer is another folder, without a word."""
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        monkeypatch.delenv(name, raising=False)
+    assert temporary_folder().is_dir()
+    missing = tmp_path / "missing"
+    monkeypatch.setenv(variable, str(missing))
+    with pytest.raises(
+        OutputError, match=f"^{variable}: there is no folder {missing}; make it, or name another folder$"
+    ):
+        temporary_folder()
+    monkeypatch.setenv(variable, os.devnull)
+    with pytest.raises(OutputError, match=f"^{variable}: {os.devnull} is no folder; name a folder$"):
+        temporary_folder()
+    with pytest.raises(OutputError, match=variable), temporary():
+        pytest.fail("the folder was made elsewhere")
+    monkeypatch.setenv(variable, str(tmp_path))
+    with temporary() as folder:
+        assert folder.parent == tmp_path
+        assert mode(folder) == 0o700
+    assert only(tmp_path) == []
+
+
+def test_where_no_folder_takes_temporary_files_the_variable_is_named(monkeypatch):
+    def none() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(hansa.files.tempfile, "gettempdir", none)
+    with pytest.raises(OutputError, match=r"no folder takes temporary files .* have TMPDIR name a folder in which"):
+        temporary_folder()
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (
+            errno.EACCES,
+            r"cannot be written \(Permission denied\); let this account write in FOLDER, or name another folder",
+        ),
+        (
+            errno.EROFS,
+            r"cannot be written \(Read-only file system\); let this account write in FOLDER, or name another",
+        ),
+        (errno.ENOSPC, r"no space is left for it \(No space left on device\); free space, then start again"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["place", "temporary", "new folder"])
+def test_a_folder_that_takes_no_file_is_named_with_its_key_and_the_cure(tmp_path, monkeypatch, number, told, kind):
+    def refuse(path, *_, **__):
+        raise OSError(number, os.strerror(number), path)
+
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(hansa.files.os, "open", refuse)
+    checks = {
+        "place": lambda: check_place("a.toml: engine.folder", tmp_path),
+        "temporary": temporary_folder,
+        "new folder": lambda: check_folder("a.toml: state", tmp_path / "new", (), {}),
+    }
+    what = {"place": "a.toml: engine.folder", "temporary": "TMPDIR", "new folder": "a.toml: state"}[kind]
+    with pytest.raises(OutputError, match=f"^{what}: {tmp_path}.*{told.replace('FOLDER', str(tmp_path))}") as caught:
+        checks[kind]()
+    assert caught.value.retry == (number == errno.ENOSPC)
+
+
+def test_a_full_disk_is_told_of_every_folder(small_disk, monkeypatch):
+    (small_disk / "full").write_bytes(b"x" * (SMALL - PROBE_BYTES // 2))
+    monkeypatch.setenv("TMPDIR", str(small_disk))
+    for what, check in (
+        ("TMPDIR", temporary_folder),
+        ("engine.folder", lambda: check_place("engine.folder", small_disk)),
+        ("state", lambda: check_folder("state", small_disk / "new", (), {})),
+    ):
+        with pytest.raises(OutputError, match=f"^{what}: .*no space is left for it.*free space, then start again"):
+            check()
+    assert only(small_disk) == ["full"]

@@ -234,6 +234,16 @@ def blaming(*members: str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def own_fault(member: str) -> Iterator[None]:
+    """What is wrong inside with a member's own files and rows is that member's fault, unless the error names somebody itself."""
+    try:
+        yield
+    except (DataError, PlanError, IdentityError, OutputError, StateError) as error:
+        error.blame(member)
+        raise
+
+
 def error_kinds() -> dict[str, type[HansaError]]:
     """Every kind of error by its name, as records and lines of JSON give it."""
     found: dict[str, type[HansaError]] = {}

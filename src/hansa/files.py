@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from hansa.errors import OutputError
+from hansa.errors import OutputError, in_words
 
 PROBE_BYTES = 2**16
 """Bytes that must fit where a file is to be written, as is tried before a run."""
@@ -36,8 +36,15 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DEVICE = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 
 
-def failed(path: Path, error: OSError) -> OutputError:
-    """The error that says why `path` cannot be written, and the cure."""
+def failed(path: Path, error: OSError, *, what: str = "", folder: Path | None = None) -> OutputError:
+    """The error that says why `path` cannot be written, and the cure.
+
+    what: its name where it was given (a key, an option, a variable). folder: where the fault is, if `path` is to be a folder.
+    """
+    if what:
+        told = failed(path, error, folder=folder)
+        return OutputError(f"{what}: {told}", retry=told.retry)
+    another, place = ("file", path.parent) if folder is None else ("folder", folder)
     why = error.strerror or str(error)
     if error.errno in FULL:
         return OutputError(f"{path}: no space is left for it ({why}); free space, then start again", retry=True)
@@ -45,9 +52,9 @@ def failed(path: Path, error: OSError) -> OutputError:
         return OutputError(f"{path}: its device fails ({why}); mend it, then start again", retry=True)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError(
-            f"{path}: cannot be written ({why}); let this account write in {path.parent}, or name another file"
+            f"{path}: cannot be written ({why}); let this account write in {place}, or name another {another}"
         )
-    return OutputError(f"{path}: cannot be written ({why}); name another file")
+    return OutputError(f"{path}: cannot be written ({why}); name another {another}")
 
 
 def read_whole(path: Path, most: int = MOST_READ_BYTES) -> bytes:
@@ -87,7 +94,7 @@ def writing(path: Path, *, private: bool = True) -> Iterator[Path]:
     try:
         target = Path(os.path.realpath(path))
         device = _is_device(target)
-        folder = Path(tempfile.gettempdir()) if device else target.parent
+        folder = temporary_folder() if device else target.parent
         partial = folder / f".{target.name[:100]}.{secrets.token_hex(4)}.partial"
         os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666))
     except (OSError, ValueError) as error:
@@ -180,7 +187,49 @@ def check_folder(
         above = next(folder for folder in (path, *path.parents) if folder.exists())
     except (OSError, ValueError) as error:
         raise _named(path, error) from error
-    _probe(path, above)
+    _probe(path, above, what, folder=above)
+
+
+def check_place(what: str, folder: Path) -> None:
+    """Refuse a folder, `what` where it was named, that is not there or takes no file now. Raises OutputError."""
+    try:
+        if not folder.exists():
+            raise OutputError(f"{what}: there is no folder {folder}; make it, or name another folder")
+        if not folder.is_dir():
+            raise OutputError(f"{what}: {folder} is no folder; name a folder")
+    except (OSError, ValueError) as error:
+        raise _named(folder, error) from error
+    _probe(folder, folder, what, folder=folder)
+
+
+def temporary_folder() -> Path:
+    """The folder for temporary files: the one that TMPDIR names, or the system's. It takes files now.
+
+    Where TMPDIR names a folder that takes none, Python goes on in another one without a word. Rows are written there, so it is refused.
+
+    Raises OutputError.
+    """
+    for variable in ("TMPDIR", "TEMP", "TMP"):
+        if named := os.environ.get(variable):
+            check_place(variable, Path(named))
+            return Path(named).absolute()
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError as error:
+        cure = "have TMPDIR name a folder in which this account can write"
+        raise OutputError(f"no folder takes temporary files ({in_words(error)}); {cure}", cure=cure) from error
+
+
+@contextlib.contextmanager
+def temporary() -> Iterator[Path]:
+    """A new folder for temporary files, this user's alone, which is gone at the end. Raises OutputError."""
+    place = temporary_folder()
+    try:
+        made = tempfile.TemporaryDirectory(prefix="hansa-", dir=place, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise failed(place, error, what="TMPDIR", folder=place) from error
+    with made as folder:
+        yield Path(folder)
 
 
 def _check_output(what: str, path: Path) -> None:
@@ -198,12 +247,12 @@ def _check_output(what: str, path: Path) -> None:
             raise OutputError(f"{what}: {path} is a link into {real.parent}, which is no folder; name another file")
     except (OSError, ValueError) as error:
         raise _named(path, error) from error
-    _probe(path, real.parent)
+    _probe(path, real.parent, what)
 
 
-def _probe(path: Path, folder: Path) -> None:
-    """Write and remove a small file: permissions alone do not say whether a folder can be written."""
-    probe = folder / f".{secrets.token_hex(8)}.probe"
+def _probe(path: Path, place: Path, what: str, *, folder: Path | None = None) -> None:
+    """Write and remove a small file in `place`: permissions alone do not say whether a folder can be written. The rest as `failed`."""
+    probe = place / f".{secrets.token_hex(8)}.probe"
     try:
         try:
             descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -216,7 +265,7 @@ def _probe(path: Path, folder: Path) -> None:
             with contextlib.suppress(FileNotFoundError):
                 probe.unlink()
     except OSError as error:
-        raise failed(path, error) from error
+        raise failed(path, error, what=what, folder=folder) from error
 
 
 def _is_device(path: Path) -> bool:

@@ -6,7 +6,6 @@ MLflow sends what is logged to the tracking server that is set, and nothing of i
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +15,7 @@ from msgspec import UNSET
 
 from hansa.consortium.model_signature import key_file
 from hansa.errors import DataError, HansaError, PlanError, in_words
-from hansa.files import MOST_MODEL_BYTES, read_whole
+from hansa.files import MOST_MODEL_BYTES, read_whole, temporary
 from hansa.library.fit import Run
 from hansa.model import Model
 from hansa.node.record import read_record
@@ -146,9 +145,9 @@ def _log(
                 mlflow.log_metric(_plain(metric), value)
         for file, text in texts.items():
             mlflow.log_text(text, f"hansa/{file}")
-        with tempfile.TemporaryDirectory(prefix="hansa-") as folder:
+        with temporary() as folder:
             for file, content in files.items():
-                path = Path(folder) / Path(file).name
+                path = folder / Path(file).name
                 path.write_bytes(content)
                 mlflow.log_artifact(str(path), f"hansa/{Path(file).parent.as_posix()}")
         found = mlflow.xgboost.log_model(

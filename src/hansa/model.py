@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.data.coding import CodedTable, read_coded, unknown_texts
-from hansa.data.frames import columns_of, open_columns
+from hansa.data.frames import columns_of, margins_of, open_columns
 from hansa.data.schema import UNSEEN, date_rule
 from hansa.errors import DataError, HansaError, PlanError, in_words
 from hansa.files import read_whole, write_whole
@@ -213,7 +213,5 @@ def _starts(base_margin: object) -> Floats | None:
     """Base margins as the ensemble takes them: float32 (outputs, rows)."""
     if base_margin is None:
         return None
-    given = np.asarray(base_margin, np.float32)
-    if not np.isfinite(given).all():
-        raise DataError("base_margin: expected a finite number for each row; leave base_margin out for the base score")
+    given = margins_of(base_margin, "base_margin")
     return np.ascontiguousarray(np.atleast_2d(given) if given.ndim < 2 else given.T)

@@ -6,6 +6,8 @@ import hashlib
 import json
 import re
 import shutil
+import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
@@ -13,7 +15,8 @@ from types import MappingProxyType, SimpleNamespace
 import pytest
 
 from hansa.transport.recording import read_transcript
-from made_consortium import PARTIES, Consortium, assert_refused, hansa, parted, write_member
+from made_consortium import PARTIES, Consortium, assert_refused, hansa, parted, refused, write_member
+from waiting import HANG_S
 
 AURORA = PARTIES[0]
 NOTHING: Mapping[str, object] = MappingProxyType({})
@@ -155,3 +158,34 @@ def test_check_says_what_memory_and_disk_codes_on_disk_take(consortium: Consorti
     full = hansa("check", consortium.folder / "plan.toml", "--member", path)
     assert full.exit_code == 1
     assert "NOT MET: the codes and gradients take" in full.stdout
+
+
+def test_a_party_of_workers_that_is_ended_gives_its_room_back_and_can_go_on(consortium: Consortium, parts: Path):
+    """SIGTERM: the status of other parties, no worker left behind, and a state from which the run goes on to the same model."""
+    ray = pytest.importorskip("ray")
+    given = consortium.folder / "plan.toml"
+    given.write_text(given.read_text().replace("rounds = 3", "rounds = 60"))
+    alone, _ = trained(consortium, table=parts.name)
+    (consortium.folder / f"{AURORA}-record.json").unlink()
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        engine = ENGINE | {"address": ray.get_runtime_context().gcs_address}
+        hub, port = consortium.start_hub()
+        other = consortium.start_party(PARTIES[1], port)
+        path = write_member(consortium.folder, AURORA, port, table=parts.name, engine=engine)
+        aurora = consortium.start("party", path, "--json")
+        while aurora.event("tree")["trees"] < 3:
+            pass
+        assert ray.available_resources().get("CPU", 0) == 0
+        aurora.process.send_signal(signal.SIGTERM)
+        refused(aurora.end(), "stopped by SIGTERM", status=143)
+        assert list((consortium.folder / f"{AURORA}.state").glob("*.sqlite"))
+        give_up = time.monotonic() + HANG_S
+        while ray.available_resources().get("CPU", 0) < 2:
+            assert time.monotonic() < give_up, "the workers' room is still taken"
+            time.sleep(0.2)
+        again = consortium.start("party", path)
+        assert [each.end()[0] for each in (again, other, hub)] == [0, 0, 0]
+    finally:
+        ray.shutdown()
+    assert (consortium.folder / f"{AURORA}-model.json").read_bytes() == alone

@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(REASON), reason=REASON o
 
 AURORA = PARTIES[0]
 NODES = ("one", "two", "three")
+POLICY = {"allow_two_parties": True, "least_party_rows": 0}
 
 
 @pytest.fixture
@@ -39,26 +40,35 @@ def engine(cluster: RayCluster) -> dict[str, Any]:
 
 
 def ran(consortium: Consortium, cluster: RayCluster | None, during: Callable[[Started], None]) -> bytes:
-    """The model of a run whose members are all on the head's host, or here."""
+    """The model of a run whose members are all on the head's host, or here. Aurora is started again where `during` ends it."""
     on = {} if cluster is None else {"before": cluster.within, "environment": cluster.environment}
     own = {} if cluster is None else {"engine": engine(cluster)}
     folder = consortium.folder
     hub = consortium.start("aggregator", write_member(folder, "hub", 0), "--json", **on)
     port = hub.event("listening")["port"]
-    aurora = consortium.start("party", write_member(folder, AURORA, port, table="aurora-rows", **own), "--json", **on)
-    other = consortium.start("party", write_member(folder, PARTIES[1], port), **on)
+    write_member(folder, "hub", port)
+    ledgers = {name: {"ledger": f"{name}-ledger.jsonl", "policy": POLICY} for name in PARTIES}
+    path = write_member(folder, AURORA, port, table="aurora-rows", **own, **ledgers[AURORA])
+    aurora = consortium.start("party", path, "--json", **on)
+    other = consortium.start("party", write_member(folder, PARTIES[1], port, **ledgers[PARTIES[1]]), **on)
     during(aurora)
+    if aurora.process.poll() is not None:
+        aurora = consortium.start("party", path, "--json", **on)
     ended = [each.end() for each in (aurora, other, hub)]
     assert [status for status, _, _ in ended] == [0, 0, 0], ended
     return (folder / f"{AURORA}-model.json").read_bytes()
 
 
-def test_workers_on_three_hosts_train_the_same_model_and_one_host_may_die(
-    consortium: Consortium, started: Callable[..., RayCluster]
+@pytest.mark.parametrize(
+    ("mode", "victim"), [("federated", "host"), ("secure-aggregation", "host"), ("secure-aggregation", "party")]
+)
+def test_workers_on_three_hosts_train_the_same_model_and_one_host_or_the_party_may_die(
+    consortium: Consortium, started: Callable[..., RayCluster], mode: str, victim: str
 ):
     parted(consortium.folder, 3)
     plan = consortium.folder / "plan.toml"
-    plan.write_text(plan.read_text().replace("rounds = 3", "rounds = 300"))
+    given = plan.read_text().replace("rounds = 3", "rounds = 300").replace("federated", mode)
+    plan.write_text(given.replace("min_cell_rows = 2", "min_cell_rows = 2\nmin_party_rows = 0"))
     alone = ran(consortium, None, lambda _: None)
     cluster = started(NODES, protected=True)
     seen: dict[str, int] = {}
@@ -67,7 +77,10 @@ def test_workers_on_three_hosts_train_the_same_model_and_one_host_may_die(
         while aurora.event("tree")["trees"] < 3:
             pass
         seen.update({name: len(cluster.workers(name)) for name in NODES})
-        cluster.kill("three")
+        if victim == "host":
+            cluster.kill("three")
+        else:
+            aurora.kill()
 
     assert ran(consortium, cluster, kills) == alone
     assert seen == dict.fromkeys(NODES, 1), "a worker on each host"

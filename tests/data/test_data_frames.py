@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from decimal import Decimal
 
 import narwhals as nw
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hansa.data.coding import read_coded
-from hansa.data.frames import columns_of, open_columns
+from hansa.data.frames import columns_of, margins_of, open_columns, plain
 from hansa.errors import DataError
 
 CELLS = st.one_of(
@@ -88,6 +89,61 @@ def test_arrays_are_rows_by_features(dtype, order):
     assert got.features.tolist() == [[1, 0, 1], [0, 1, 1]]
 
 
+DECIMALS = [Decimal("1.25"), None, Decimal("-2")]
+KINDS_OF_NUMBERS = {
+    "masked floats": np.ma.masked_array([[1.25], [7.0], [-2.0]], mask=[[0], [1], [0]]),
+    "masked whole numbers": np.ma.masked_array([[5], [7], [-8]], mask=[[0], [1], [0]]) / 4,
+    "masked objects": np.ma.masked_array(np.array([[1.25], ["x"], [-2.0]], object), mask=[[0], [1], [0]]),
+    "masked cells of objects": np.array([[1.25], [np.ma.masked], [-2.0]], object),
+    "masked long doubles": np.ma.masked_array(np.array([[1.25], [7], [-2]], np.longdouble), mask=[[0], [1], [0]]),
+    "long doubles": np.array([[1.25], [np.nan], [-2]], np.longdouble),
+    "long doubles in a frame": pd.DataFrame({"f0": np.array([1.25, np.nan, -2], np.longdouble)}),
+    "half floats": np.array([[1.25], [np.nan], [-2]], np.float16),
+    "half floats of Arrow": pa.table({"f0": pa.array([1.25, None, -2], pa.float16())}),
+    "the other order of bytes": np.array([[1.25], [np.nan], [-2]], ">f8"),
+    "decimals": pd.DataFrame({"f0": DECIMALS}),
+    "decimals, NaN": np.array([[Decimal("1.25")], [Decimal("sNaN")], [Decimal("-2")]], object),
+    "decimals as categories": pd.DataFrame({"f0": pd.Categorical(DECIMALS)}),
+    "decimals of polars": pl.DataFrame({"f0": pl.Series(DECIMALS, dtype=pl.Decimal(10, 2))}),
+    "nullable of pandas": pd.DataFrame({"f0": pd.array([1.25, None, -2], "Float32")}),
+    "of Arrow in pandas": pd.DataFrame({"f0": pd.array([1.25, None, -2], "double[pyarrow]")}),
+} | {
+    str(kind): pa.table({"f0": pa.array(DECIMALS, kind)})
+    for kind in (pa.decimal32(5, 2), pa.decimal64(12, 2), pa.decimal128(38, 10), pa.decimal256(76, 20))
+} | {
+    f"{kind} in pandas": pd.DataFrame({"f0": pd.Series(DECIMALS, dtype=pd.ArrowDtype(kind))})
+    for kind in (pa.decimal128(10, 2), pa.decimal256(50, 2))
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_NUMBERS)
+def test_every_kind_of_number_is_read_and_what_is_masked_or_null_is_missing(kind):
+    got = read(KINDS_OF_NUMBERS[kind])
+    assert np.array_equal(got.features, np.array([[1.25, np.nan, -2]], np.float32), equal_nan=True)
+
+
+def test_a_mask_hides_texts_and_truth_values_too():
+    masked = [[0, 1], [0, 0]]
+    texts = read(np.ma.masked_array([["a", "b"], ["c", "d"]], mask=masked))
+    assert texts.levels == {"f0": ("a", "c"), "f1": ("d",)}
+    assert np.isnan(texts.features[1, 0])
+    truth = read(np.ma.masked_array([[True, False], [False, True]], mask=masked))
+    assert np.array_equal(truth.features, np.array([[1, 0], [np.nan, 1]], np.float32), equal_nan=True)
+    moments = plain(np.ma.masked_array(np.array(["2026-12-03", "2026-12-04"], "datetime64[D]"), mask=[1, 0]))
+    assert np.isnat(moments).tolist() == [True, False]
+
+
+def test_a_category_of_identifiers_is_told():
+    def told(cells):
+        return list(read(pd.DataFrame({"id": cells, "x": range(len(cells))}), label=("x",)).warnings)
+
+    names = [f"cell {row}" for row in range(60)]
+    assert "'id' is a category with 60 different values in 60 rows, as identifiers have" in told(names)[0]
+    assert "with 55 different values in 60 rows" in told([*names[:55], *names[:5]])[0]
+    assert told([*names[:53], *names[:7]]) == []
+    assert told(names[:49]) == []
+
+
 def test_numbers_that_float32_cannot_hold_apart_are_warned_of_by_name():
     got = read(pd.DataFrame({"id": np.arange(2**24, 2**24 + 10)}))
     assert "'id'" in got.warnings[0]
@@ -105,6 +161,10 @@ def test_numbers_that_float32_cannot_hold_apart_are_warned_of_by_name():
         (pl.DataFrame({"l": [[1, 2]]}), "column 'l': expected numbers or texts, found List"),
         (pd.DataFrame({"o": [{1: 2}]}), "row 1, column 'o': expected a number or a text, found dict"),
         (np.zeros((2, 2), complex), "column 'f0': expected numbers or texts, found complex"),
+        (np.array([[1.5], [np.longdouble("1e4000")]]), "row 2, column 'f0': expected a finite number, found 'inf'"),
+        (pd.DataFrame({"d": [Decimal(1), Decimal("1e400")]}), "row 2, column 'd': expected a finite number"),
+        (pd.DataFrame({"o": [np.ones(2), None]}), "row 1, column 'o': expected a number or a text, found ndarray"),
+        (np.zeros(2, [("a", float)]), r"found a structured one; pandas\.DataFrame\(X\)"),
         (np.zeros(3), r"expected an array of shape \(rows, features\), found shape \(3,\); reshape\(-1, 1\)"),
         (np.zeros((1, 2, 3)), r"found shape \(1, 2, 3\)"),
         (pd.DataFrame(np.zeros((1, 2))), "expected column names that are texts, found 0"),
@@ -126,3 +186,30 @@ def test_the_frame_is_not_changed():
     before = frame.copy(deep=True)
     read(frame)
     pd.testing.assert_frame_equal(frame, before)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            np.ma.masked_array([0.5, 1.0], mask=[0, 1]),
+            "row 2: expected a finite number in every row, found a missing value",
+        ),
+        ([0.5, None], "row 2: expected a finite number in every row, found a missing value"),
+        (pd.array([0.5, None], "Float64"), "row 2: .* found a missing value"),
+        ([[0.5, 1.0], [1.0, np.inf]], "row 2: .* found inf"),
+        ([0.5, 1e39], r"row 2: .* found 1e\+39"),
+        (["a", "b"], "row 1: expected a finite number, found 'a'"),
+        (np.zeros((1, 1, 1)), r"found shape \(1, 1, 1\)"),
+    ],
+)
+def test_base_margins_are_refused_with_their_row(given, said):
+    with pytest.raises(DataError, match=f"^base_margin.*{said}"):
+        margins_of(given, "base_margin")
+
+
+def test_base_margins_of_every_kind_are_float32():
+    for kind in (np.array([1.5, -2], np.longdouble), [Decimal("1.5"), -2], pd.array([1.5, -2], "Float64")):
+        got = margins_of(kind, "base_margin")
+        assert got.dtype == np.float32
+        assert got.tolist() == [1.5, -2]

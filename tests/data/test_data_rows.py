@@ -90,6 +90,13 @@ def test_what_float32_cannot_tell_from_infinity_is_refused(value):
         (replace(rows(), label=np.zeros(N_ROWS)), PLAIN, r"column 'y': expected float32 .* float64\(8,\)"),
         (replace(rows(), label=np.zeros(N_ROWS, bool)), PLAIN, r"found bool\(8,\); convert"),
         (replace(rows(), label=[0.0, 1.0]), PLAIN, "found list; convert"),
+        (replace(rows(), features=np.ma.zeros((2, N_ROWS), np.float32)), PLAIN, "found a masked array; write NaN"),
+        (replace(rows(), label=np.ma.zeros(N_ROWS, np.float32)), PLAIN, "column 'y': .* found a masked array"),
+        (
+            replace(rows(schema=SCHEMA), weight=np.ma.ones(N_ROWS, np.float32)),
+            SCHEMA,
+            "column 'w': .* found a masked array",
+        ),
         (replace(rows(), label=np.zeros((N_ROWS, 1), np.float32)), PLAIN, r"found float32\(8, 1\)"),
         (rows(schema=SCHEMA), PLAIN, "expected no weights, found some"),
         (rows(), SCHEMA, "column 'w': expected weights, found none"),

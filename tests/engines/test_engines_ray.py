@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +14,8 @@ from types import SimpleNamespace
 import duckdb
 import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from conversation import Conversation
@@ -28,6 +33,7 @@ from hansa.roles.summed.custom import NO_FUNCTIONS, FunctionFile, FunctionFiles
 from hansa.roles.summed.rows_in_memory import RowsInMemory
 from hansa.trees.worker_pool import ALONE
 from made_tables import FEATURES, NAMES, OPEN, plan, spread, table, take
+from waiting import HANG_S
 
 PARTIES = NAMES[:2]
 SETTINGS = RaySettings(address="local", workers=3)
@@ -166,7 +172,10 @@ def test_a_cluster_without_room_is_refused(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(ray_workers, "START_S", 0.5)
     given = plan(PARTIES)
     files = write(tmp_path / "rows", table(60), 2)
-    with pytest.raises(PlanError, match="no room for 2 workers of 64 CPUs each"):
+    with pytest.raises(
+        PlanError,
+        match=r"^party 'aurora': the Ray cluster at 'local' has no room for 2 workers of 64 CPUs each.*it has 6 CPUs.* ask",
+    ):
         RayWorkers(replace(SETTINGS, threads=64), sources(given, "aurora", files, 2))
 
 
@@ -196,10 +205,10 @@ def test_rows_cross_a_network_protected_or_not_at_all(monkeypatch, hosts, tls, m
     monkeypatch.setenv("RAY_AUTH_MODE", mode)
     monkeypatch.setattr(ray_workers.importlib, "import_module", lambda name: fake(hosts))
     if not lacking:
-        assert connect(SETTINGS)[1] is False  # whoever used Ray before goes on with it
+        assert connect(SETTINGS, "aurora")[1] is False  # whoever used Ray before goes on with it
         return
     with pytest.raises(PlanError, match=rf"has {hosts} hosts, and rows would cross its network without {lacking}"):
-        connect(SETTINGS)
+        connect(SETTINGS, "aurora")
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):
@@ -208,4 +217,120 @@ def test_without_ray_the_extra_is_named(monkeypatch):
 
     monkeypatch.setattr(ray_workers.importlib, "import_module", missing)
     with pytest.raises(PlanError, match=r"Ray is not installed; install hansa\[ray\]"):
-        connect(SETTINGS)
+        connect(SETTINGS, "aurora")
+
+
+TOLD = {
+    "no token": (
+        "[W] gcs_client.cc: Unauthenticated: RPC error: InvalidAuthToken: Authentication token is missing or incorrect\nFailed",
+        r"does not take this process: it refuses this process's token \(InvalidAuthToken.*incorrect\); give .*RAY_AUTH_MODE",
+    ),
+    "other versions": (
+        "Version mismatch: The cluster was started with:\n    Ray: 2.40.0\n    Python: 3.12.1",
+        "it runs other versions .*install the same versions of Ray and Python",
+    ),
+    "other TLS": (
+        "Handshake failed: SSL_ERROR_SSL: error:100000f7",
+        "one end speaks TLS and the other does not.*RAY_USE_TLS",
+    ),
+    "nobody": (
+        "Could not find any running Ray instance.",
+        "no Ray cluster answers there .Could not find any.*ray start --head",
+    ),
+    "silent": (None, r"no Ray cluster answers there in 45 s; start one \(`ray start --head`\), mend the address"),
+}
+
+
+@pytest.mark.parametrize("case", TOLD)
+def test_a_cluster_that_does_not_take_this_process_is_told_with_party_address_and_cure(monkeypatch, case):
+    told, expected = TOLD[case]
+
+    def run(command, **how):
+        assert command[-1] == "10.0.0.9:6379"
+        if told is None:
+            raise subprocess.TimeoutExpired(command, how["timeout"], stderr=b"[W] rpc_client.h: no answer\n")
+        return SimpleNamespace(returncode=1, stderr=told.encode())
+
+    ray = SimpleNamespace(is_initialized=lambda: False, init=lambda **_: pytest.fail("tried here too"))
+    monkeypatch.setattr(ray_workers.importlib, "import_module", lambda _: ray)
+    monkeypatch.setattr(ray_workers.subprocess, "run", run)
+    with pytest.raises(
+        PlanError, match=f"^party 'aurora': engine.address is '10.0.0.9:6379', and.*{expected}"
+    ) as caught:
+        connect(RaySettings(2, address="10.0.0.9:6379"), "aurora")
+    assert caught.value.member == "aurora"
+    assert "\n" not in str(caught.value)
+
+
+def test_an_address_where_nobody_answers_is_told_in_time(monkeypatch):
+    """Ray itself tries again for many minutes."""
+    pytest.importorskip("ray")
+    monkeypatch.setattr(ray_workers.importlib, "import_module", lambda _: SimpleNamespace(is_initialized=lambda: False))
+    monkeypatch.setattr(ray_workers, "ANSWER_S", 4.0)
+    with pytest.raises(PlanError, match=r"engine.address is '127.0.0.1:9', and no Ray cluster answers there in 4 s"):
+        connect(RaySettings(2, address="127.0.0.1:9"), "aurora")
+
+
+def test_what_ends_this_process_stays_its_own(monkeypatch):
+    """Ray's handler of SIGTERM ends a process at once, with a status of its own, and leaves actors and room behind."""
+    got: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: got.append(number))
+    try:
+        for ends in (False, True):
+            with ray_workers._own_signals():
+                signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+                if ends:
+                    signal.raise_signal(signal.SIGTERM)
+            assert got == [signal.SIGTERM] * ends
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def all_free(cluster) -> None:
+    """Wait until no worker has room of the cluster."""
+    give_up = time.monotonic() + HANG_S
+    while cluster.available_resources().get("CPU") != cluster.cluster_resources()["CPU"]:
+        assert time.monotonic() < give_up, "the room is still taken"
+        time.sleep(0.1)
+
+
+def test_room_is_given_back_where_a_signal_comes_while_workers_start(cluster, tmp_path, monkeypatch):
+    given = plan(PARTIES)
+    files = write(tmp_path / "rows", table(60), 3)
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    all_free(cluster)
+    monkeypatch.setattr(ray_workers, "_Actor", None)
+    monkeypatch.setattr(cluster, "remote", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        RayWorkers(SETTINGS, sources(given, "aurora", files))
+    all_free(cluster)
+
+
+@pytest.mark.slow
+def test_three_thousand_features_with_masks_give_the_same_model(cluster, tmp_path):
+    names = tuple(f"f{number}" for number in range(3000))
+    given = plan(NAMES[:3], mode="secure-aggregation", rounds=2)
+    given = replace(given, schema=replace(given.schema, features=names, label="y", weight=None))
+    cells = np.random.default_rng(4).normal(size=(3000, 900)).astype(np.float32)
+    whole = Rows(cells, (cells[7] + cells[2999] > 0).astype(np.float32), None)
+    tables = {name: take(whole, np.arange(at, 900, 3)) for at, name in enumerate(NAMES[:3])}
+    alone = Conversation(given, tables)
+    alone.finish()
+    own, files = tables["aurora"], []
+    for number in range(3):
+        part = take(own, np.arange(number, own.n_rows, 3))
+        files.append(tmp_path / f"part-{number}.parquet")
+        pq.write_table(pa.table({**dict(zip(names, part.features, strict=True)), "y": part.label}), files[-1])
+    workers = RayWorkers(SETTINGS, sources(given, "aurora", tuple(files)))
+    held = ShardedRows(workers, "aurora")
+
+    def hold(*arguments):
+        return held if arguments[1] == "aurora" else RowsInMemory(*arguments)
+
+    talk = Conversation(given, tables, hold=hold)
+    talk.finish()
+    assert talk.aggregator.outcome.model == alone.aggregator.outcome.model
+    workers.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -184,3 +185,52 @@ def test_dates_rare_levels_and_a_metric_of_ones_own_are_those_of_fit():
     assert estimator.model_ == run.model
     assert estimator.predict_proba(frame).shape == (n, 2)
     assert "other" in estimator.model_.ensemble.categories[estimator.model_.feature_names.index("kind")]
+
+
+MASK = np.arange(60) == 3
+NULLS = {
+    "masked": lambda values: np.ma.masked_array(values, mask=MASK),
+    "nan": lambda values: np.where(MASK, np.nan, values),
+    "nullable": lambda values: pd.Series(values).astype("Int64").mask(MASK),
+}
+
+
+@pytest.mark.parametrize("kind", NULLS)
+@pytest.mark.parametrize("estimator", [hansa.HansaClassifier, hansa.HansaRegressor])
+def test_a_row_without_label_weight_or_party_is_named(kind, estimator):
+    X, y = np.arange(60.0).reshape(-1, 1), np.arange(60) % 2
+    null = NULLS[kind]
+    for name, says, given in (
+        ("y", "a label", {"y": null(y)}),
+        ("sample_weight", "a weight", {"y": y, "sample_weight": null(np.ones(60))}),
+        ("groups", "a party", {"y": y, "groups": null(y)}),
+        ("base_margin", "a finite number", {"y": y, "base_margin": null(np.zeros(60))}),
+    ):
+        with pytest.raises(ValueError, match=rf"^{name}, row 4: expected {says} in every row, found a missing value"):
+            estimator(n_estimators=1).fit(X, **given)
+
+
+def test_masked_cells_of_features_are_missing():
+    rng = np.random.default_rng(3)
+    X, y = rng.normal(size=(300, 2)), np.arange(300) % 2
+    X[:, 0] += 3 * y
+    mask = rng.random((300, 2)) < 0.4
+    masked, missing = np.ma.masked_array(X, mask=mask), np.where(mask, np.nan, X)
+    one, other = (hansa.HansaClassifier(n_estimators=3).fit(given, y) for given in (masked, missing))
+    assert one.model_ == other.model_
+    assert one.model_ != hansa.HansaClassifier(n_estimators=3).fit(X, y).model_
+    for scores in (one.predict_proba(masked), one.model_.predict_proba(masked)):
+        np.testing.assert_array_equal(scores, other.predict_proba(missing))
+    assert (one.predict_proba(X) != other.predict_proba(missing)).any()
+
+
+@pytest.mark.parametrize(
+    "of", [lambda v: np.array([Decimal(int(x)) for x in v], object), lambda v: v.astype(np.longdouble), lambda v: v.astype(">f8")],
+    ids=["decimals", "long doubles", "the other order of bytes"],
+)  # fmt: skip
+def test_labels_and_features_of_every_kind_of_number_give_the_same_model(of):
+    X, y = np.arange(60.0).reshape(-1, 1), np.arange(60) // 30
+    cells = of(X.ravel()).reshape(-1, 1)
+    for estimator in (hansa.HansaClassifier, hansa.HansaRegressor):
+        plain = estimator(n_estimators=2).fit(X, y, sample_weight=1 + y).model_
+        assert estimator(n_estimators=2).fit(cells, of(y), sample_weight=of(1 + y)).model_ == plain

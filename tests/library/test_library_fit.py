@@ -490,3 +490,25 @@ def test_folds_of_rows_that_repeat_are_told_and_what_tells_them_apart_is_named()
     with pytest.warns(UserWarning, match="equal rows are in one fold"):
         hansa.cv(alike, **given)
     assert not any("equal rows" in text for text in hansa.cv(parties, **given, id="who").warnings)
+
+
+@pytest.mark.parametrize("place", [1, 2, 3], ids=["label", "weight", "base_margin"])
+def test_a_masked_label_weight_or_base_margin_is_refused_with_party_and_row(place):
+    X, y = np.arange(60.0).reshape(-1, 1), np.arange(60) % 2
+    whole = [X, y, np.ones(60), np.zeros(60)]
+    masked = [*whole]
+    masked[place] = np.ma.masked_array(whole[place], mask=np.arange(60) == 4)
+    with pytest.raises(
+        DataError, match=r"party 'borealis', row 5, column '\w+': expected a .* in every row, found a missing"
+    ):
+        hansa.fit({"aurora": tuple(whole), "borealis": tuple(masked)}, rounds=1, alone=False)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_party_whose_weights_are_too_far_apart_is_named(mode):
+    X, y = np.random.default_rng(2).normal(size=(60, 2)), np.arange(60) % 2
+    weights = np.ones(60)
+    weights[:3] = 1e-30, 1e30, 1e30
+    parties = {"aurora": (X, y, np.ones(60)), "borealis": (X, y, weights), "cirrus": (X, y, np.ones(60))}
+    with pytest.raises(DataError, match=r"^party '\w+': .*weight"):
+        hansa.fit(parties, rounds=1, alone=False, mode=mode)

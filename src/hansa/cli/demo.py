@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-import tempfile
 import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import msgspec
 
 from hansa.cli import output
 from hansa.errors import HansaError
+from hansa.files import temporary
 from hansa.printable import printable
 
 
@@ -27,10 +27,10 @@ def run_demo(report_path: Path, as_json: bool) -> None:
     summaries = {}
     for case in CASES:
         with (
-            tempfile.TemporaryDirectory(prefix="hansa-demo-") as folder,
+            temporary() as folder,
             output.telling(not as_json) as tell,
         ):
-            outcomes = run_case(case, Path(folder), tell)
+            outcomes = run_case(case, folder, tell)
         if not as_json:
             output.out.print(
                 f"\n[bold]{case.title}[/bold]" + (" (simulated data)" if case.simulated else " (real data)"),
@@ -67,11 +67,11 @@ def run_consoles(as_json: bool, browse: bool) -> None:
         if browse and isinstance(what, OpenConsole):
             webbrowser.open(what.link)
 
-    with tempfile.TemporaryDirectory(prefix="hansa-demo-") as folder:
+    with temporary() as folder:
         if not as_json:
             click.echo(f"Ctrl-C ends services and consoles, and removes what they hold, which is in {folder}")
             click.echo("Tables are made and the kernels compiled first: a few seconds, or some minutes the first time.")
-        show_case(CASES[0], Path(folder), tell)
+        show_case(CASES[0], folder, tell)
 
 
 @contextlib.contextmanager

@@ -281,7 +281,7 @@ def simulate(
     Starts one process per member and the aggregator, on loopback over mutual TLS.
     """
     from hansa.cli import output
-    from hansa.files import check_folder, write_whole
+    from hansa.files import check_folder, temporary_folder, write_whole
     from hansa.node.files import warn
     from hansa.node.model_file import check_ending
     from hansa.simulation import run as simulation
@@ -302,6 +302,7 @@ def simulate(
         raise HansaError("--statistics and --no-statistics exclude each other; give one")
     if test is not None and test_fraction is not None:
         raise HansaError("--test and --test-fraction exclude each other; give one")
+    temporary_folder()
     given = read_training(train, **options)
     train_rows, parameters = given.table, given.settings.parameters
     if test is not None:

@@ -6,14 +6,13 @@ once; the member's statement of where the model comes from (`provenance`), signe
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from hansa.errors import IdentityError, PlanError
-from hansa.files import read_whole, write_whole
+from hansa.files import read_whole, temporary, write_whole
 
 WITHOUT_SIGNING = "model_signing, which signs models, is not installed: pip install 'hansa[signing]'"
 
@@ -44,8 +43,8 @@ def sign_model(model: Path, signature: Path) -> str:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    with tempfile.TemporaryDirectory() as folder:  # 0700; the library takes a file
-        path, made = Path(folder) / "release_key.pem", Path(folder) / "model.sig"
+    with temporary() as folder:  # 0700; the library takes a file
+        path, made = folder / "release_key.pem", folder / "model.sig"
         write_whole(path, private)
         signing.Config().use_elliptic_key_signer(private_key=path).sign(model, made)
         content = read_whole(made)
@@ -59,8 +58,8 @@ def verify_signature(model: Path, signature: Path, public: str) -> None:
     check_signing()
     from model_signing import verifying
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "release_key.pem"
+    with temporary() as folder:
+        path = folder / "release_key.pem"
         write_whole(path, public.encode("ascii"))
         try:
             verifying.Config().use_elliptic_key_verifier(public_key=path).verify(model, signature)

@@ -185,7 +185,7 @@ def read_coded(
         if known is None and labels:  # all parties' rows, to train on
             for name in (*names, *labels):
                 facts.take(name, columns[name].values, role="label" if name in labels else "feature")
-                facts.note_levels(name, classes if name in labels else levels.get(name, ()))
+                facts.note_levels(name, classes if name in labels else levels.get(name, ()), own=name not in labels)
         facts.take_merged(merged_values(table, columns, [*numbers, *(() if classes else labels)], decimal))
         rows_at = table.place
         owners = None if party is None else _filled(table, party, "party")

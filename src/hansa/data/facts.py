@@ -28,6 +28,13 @@ ALIKE = "differ by spaces or capitals only, and are different levels; write them
 """How a sentence about levels of a column ends."""
 
 
+FEWEST_IDENTIFIERS = 50
+"""Rows with a value from which on a column of categories may be told to hold identifiers: below, all may differ by chance."""
+
+NEARLY_ALL = 0.9
+"""Levels for each row with a value from which on it is."""
+
+
 @dataclass(frozen=True)
 class ColumnFacts:
     """What all rows of a column have in common.
@@ -92,14 +99,16 @@ class TableFacts:
 
     Attributes:
         columns: features, labels and the weight, in the schema's order. merged: the first one found of each column.
-        levels: of the columns of texts, which the table or the plan lists.
+        levels: of the columns of categories, which the table or the plan lists.
+        own: the columns whose levels are those that the table holds, and no others.
         sample: hashes of some rows, label included; None where none were taken.
     """
 
     columns: tuple[ColumnFacts, ...] = ()
     merged: tuple[Merged, ...] = ()
     sample: RowSample | None = None
-    levels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    levels: Mapping[str, tuple[Level, ...]] = field(default_factory=dict)
+    own: frozenset[str] = frozenset()
 
     @property
     def n_rows(self) -> int:
@@ -136,6 +145,13 @@ class TableFacts:
             if names:
                 are = "it is" if len(names) == 1 else "they are"
                 yield f"{_features(names)} {what}; {are} of {'no use' if everybody else f'use only {elsewhere}'}"
+        for column in features:
+            count = len(self.levels[column.name]) if column.name in self.own else 0
+            if column.present >= FEWEST_IDENTIFIERS and count >= NEARLY_ALL * column.present:
+                yield (
+                    f"feature {column.name!r} is a category with {count:,} different values in {column.present:,} rows, as identifiers "
+                    "have; trees learn nothing of rows to come from it: leave it out of the features"
+                )
         for column in self.columns:
             if column.role == "label" and column.low == column.high:
                 kind = "one class only" if has_classes else "one value only"
@@ -175,11 +191,19 @@ def joined(shards: Sequence[TableFacts], n_rows: int) -> TableFacts:
         columns = tuple(one.joined(other) for one, other in zip(columns, shard.columns, strict=True))
     merged = {own.name: own for shard in reversed(shards) for own in shard.merged}
     names = [column.name for column in columns if column.name in merged]
-    levels: dict[str, tuple[str, ...]] = {}
+    levels: dict[str, tuple[Level, ...]] = {}
     for shard in shards:
-        levels |= {name: tuple(sorted({*levels.get(name, ()), *own})) for name, own in shard.levels.items()}
+        levels |= {name: _united(levels.get(name, ()), own) for name, own in shard.levels.items()}
+    own_levels = frozenset[str]().union(*(shard.own for shard in shards))
     samples = [shard.sample for shard in shards if shard.sample is not None]
-    return TableFacts(columns, tuple(merged[name] for name in names), RowSample.joined(samples, n_rows), levels)
+    return TableFacts(
+        columns, tuple(merged[name] for name in names), RowSample.joined(samples, n_rows), levels, own_levels
+    )
+
+
+def _united(one: Sequence[Level], other: Sequence[Level]) -> tuple[Level, ...]:
+    """The levels of both, in order: numbers before texts."""
+    return tuple(sorted({*one, *other}, key=lambda level: (isinstance(level, str), level)))
 
 
 @dataclass
@@ -190,7 +214,8 @@ class FactsReader:
     samples: bool = True
     _columns: dict[str, ColumnFacts] = field(default_factory=dict)
     _merged: dict[str, Merged] = field(default_factory=dict)
-    _levels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _levels: dict[str, tuple[Level, ...]] = field(default_factory=dict)
+    _own: set[str] = field(default_factory=set)
     _sample: RowSample | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -218,11 +243,12 @@ class FactsReader:
         if role != "weight" and self._sample is not None:
             self._sample.add(contents, first)
 
-    def note_levels(self, name: str, levels: Sequence[Level]) -> None:
-        """Note the levels of a column of texts; of one of numbers there are none."""
-        texts = tuple(level for level in levels if isinstance(level, str))
-        if texts:
-            self._levels[name] = texts
+    def note_levels(self, name: str, levels: Sequence[Level], *, own: bool = False) -> None:
+        """Note the levels of a column of categories; of one of numbers there are none. own: whether they are all in the table."""
+        if levels:
+            self._levels[name] = tuple(levels)
+            if own:
+                self._own.add(name)
 
     def take_merged(self, found: Sequence[Merged]) -> None:
         """Note columns that float32 cannot hold apart; the first note of each counts."""
@@ -230,7 +256,8 @@ class FactsReader:
             self._merged.setdefault(own.name, own)
 
     def facts(self) -> TableFacts:
-        return TableFacts(tuple(self._columns.values()), tuple(self._merged.values()), self._sample, self._levels)
+        columns, merged = tuple(self._columns.values()), tuple(self._merged.values())
+        return TableFacts(columns, merged, self._sample, self._levels, frozenset(self._own))
 
 
 def _recoded(values: Array, codes: Array) -> Array:

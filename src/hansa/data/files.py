@@ -36,6 +36,7 @@ from hansa.data.parts import PARQUET, parts_of
 from hansa.data.query import DatabaseQuery, Parts, Query, Source
 from hansa.data.schema import Level
 from hansa.errors import DataError, in_words
+from hansa.files import temporary, temporary_folder
 
 CHUNK = 1 << 20
 """Bytes of a file read at a time."""
@@ -815,8 +816,9 @@ def open_by_column(query: Query | DatabaseQuery) -> OpenTable:
 
     name = f"the result of {query.where}"
     schema = pa.schema([pa.field(field.name, _readable(field.type, pa)) for field in first.schema])
+    place = temporary_folder()
     try:
-        descriptor, written = tempfile.mkstemp(suffix=".parquet", prefix="hansa-")  # mode 0600
+        descriptor, written = tempfile.mkstemp(suffix=".parquet", prefix="hansa-", dir=place)  # mode 0600
         path = Path(written)
         with os.fdopen(descriptor, "wb") as file:
             handle = path.open("rb")
@@ -832,8 +834,8 @@ def open_by_column(query: Query | DatabaseQuery) -> OpenTable:
                 raise
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"{name}: expected room for it as a file in TMPDIR, found: {' '.join(str(error).split())}; make room, or have TMPDIR name "
-            "another folder"
+            f"{name}: expected room for it as a file in TMPDIR, {place}, found: {' '.join(str(error).split())}; make room, or have "
+            "TMPDIR name another folder"
         ) from error
 
 
@@ -889,8 +891,8 @@ def _parts_of_query(query: Query) -> Iterator[Any]:
     """
     import pyarrow as pa
 
-    with tempfile.TemporaryDirectory(prefix="hansa-") as folder:
-        connection = _connect(str(Path(folder) / "tables.duckdb"))
+    with temporary() as folder:
+        connection = _connect(str(folder / "tables.duckdb"))
         try:
             connection.execute(f"SET memory_limit = '{QUERY_MEMORY}'")  # beyond that it writes beside its file
             statement = _with_tables(connection, query)

@@ -7,6 +7,7 @@ none of their libraries is needed but the one whose frame is given.
 from __future__ import annotations
 
 import datetime as dt
+import decimal
 import io
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -23,6 +24,7 @@ ANY_FRAME = "a data frame (pandas, polars, Arrow or another that narwhals knows)
 
 _MOMENTS = (nw.Datetime, nw.Date, nw.Duration, nw.Time)
 _TEXTS = (nw.String, nw.Categorical, nw.Enum)
+_NUMBERS = (bool, int, float, decimal.Decimal, np.number, np.bool_)
 
 
 def columns_of(
@@ -38,7 +40,7 @@ def columns_of(
     texts.
     """
     if isinstance(frame, np.ndarray):
-        return _columns_of_array(frame, where, names, dates)
+        return _columns_of_array(plain(frame), where, names, dates)
     found = f"{where}: expected {ANY_FRAME}, found {type(frame).__name__}"
     if hasattr(frame, "collect"):
         raise DataError(f"{found} (a lazy frame: call its collect() first)")
@@ -51,6 +53,58 @@ def columns_of(
         raise DataError(found) from error
     _check_names(table.columns, where)
     return {name: _column(table[name], where, name, name in dates) for name in table.columns}
+
+
+def plain(values: Any) -> npt.NDArray[Any]:
+    """An array, or what NumPy makes one of, as every reader here takes it: a bare array, in this machine's order of bytes.
+
+    Masked cells are missing: NaN among numbers, None among texts and objects, NaT among moments; a bare `np.asarray` would give the
+    numbers that the mask hides. Long doubles are rounded to float64.
+    """
+    array = np.asarray(values)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if array.dtype == np.longdouble:
+        with np.errstate(over="ignore"):  # infinity is refused with its row, where it is read
+            array = array.astype(np.float64)
+    mask = np.ma.getmask(values)
+    if mask is np.ma.nomask or array.dtype.names is not None:
+        return array
+    kind = array.dtype.kind
+    if kind in "OUST":
+        cells = array.astype(object)
+        cells[mask] = None
+        return cells
+    if kind in "Mm":
+        return np.where(mask, np.array("NaT", array.dtype), array)
+    return np.where(mask, np.nan, array)
+
+
+def margins_of(values: Any, where: str) -> npt.NDArray[np.float32]:
+    """Base margins given as an array, or as what NumPy makes one of: float32 of the same shape.
+
+    Raises DataError naming the row: a cell is no finite number.
+    """
+    array = plain(values)
+    if array.ndim not in (1, 2):
+        raise DataError(f"{where}: expected shape (rows,) or (rows, outputs), found shape {array.shape}")
+    cells = array if array.ndim == 2 else array[:, None]
+    given = np.empty(cells.shape, np.float32)
+    for output in range(cells.shape[1]):
+        column = _values(cells[:, output], where, f"output {output}", date=False)
+        if column.dtype == object:
+            row = next(row for row, value in enumerate(column) if value is not None)
+            raise DataError(f"{where}, row {row + 1}: expected a finite number, found {column[row][:60]!r}; convert it")
+        with np.errstate(over="ignore"):
+            given[:, output] = column
+    wrong = ~np.isfinite(given)
+    if wrong.any():
+        row, output = np.argwhere(wrong)[0].tolist()
+        found = "a missing value" if np.isnan(given[row, output]) else f"{cells[row, output]}"
+        raise DataError(
+            f"{where}, row {row + 1}: expected a finite number in every row, found {found}; fill it in, or leave base_margin out for "
+            "the base score"
+        )
+    return given.reshape(array.shape)
 
 
 def _check_names(names: Sequence[object], where: str) -> None:
@@ -69,6 +123,10 @@ def _check_names(names: Sequence[object], where: str) -> None:
 def _columns_of_array(
     array: npt.NDArray[Any], where: str, names: Sequence[str] | None, dates: Collection[str]
 ) -> dict[str, npt.NDArray[Any]]:
+    if array.dtype.names is not None:
+        raise DataError(
+            f"{where}: expected an array of shape (rows, features), found a structured one; pandas.DataFrame(X) makes a frame of it"
+        )
     if array.ndim != 2:
         cure = "reshape(-1, 1) makes one feature of it" if array.ndim == 1 else "give one row for each example"
         raise DataError(f"{where}: expected an array of shape (rows, features), found shape {array.shape}; {cure}")
@@ -117,7 +175,7 @@ def _column(series: nw.Series[Any], where: str, name: str, date: bool) -> npt.ND
         # Whole numbers and truth values without a missing one keep their type, so that none is rounded before it is looked at.
         if series.null_count() and not kind.is_float():
             series = series.cast(nw.Float64())
-        return np.ascontiguousarray(series.to_numpy())
+        return np.ascontiguousarray(plain(series.to_numpy()))
     if isinstance(kind, nw.Object | nw.Unknown):
         return _texts(series.to_list(), where, name, date)
     raise DataError(f"{where}, column {name!r}: expected numbers or texts, found {kind}; convert the column")
@@ -134,10 +192,10 @@ def _no_moment(where: str, name: str, kind: str) -> DataError:
 def _texts(values: list[Any], where: str, name: str, date: bool) -> npt.NDArray[Any]:
     """Cells as the texts that a CSV file would hold, or numbers where all are; `date`: whether they may be dates."""
     present = [value for value in values if not is_missing(value)]
-    if all(isinstance(value, bool | int | float | np.number | np.bool_) for value in present):
+    if all(isinstance(value, _NUMBERS) for value in present):
         missing = len(present) < len(values)
-        numbers = [np.nan if is_missing(value) else value for value in values]
-        return np.asarray(numbers, np.float64) if missing or not present else np.asarray(numbers)
+        numbers = [np.nan if is_missing(value) else _number(value) for value in values]
+        return np.asarray(numbers, np.float64) if missing or not present else plain(numbers)
     cells = np.empty(len(values), object)
     for row, value in enumerate(values):
         if is_missing(value):
@@ -146,7 +204,7 @@ def _texts(values: list[Any], where: str, name: str, date: bool) -> npt.NDArray[
             zoned = isinstance(value, dt.datetime) and value.tzinfo is not None
             cells[row] = (value.astimezone(dt.UTC) if zoned else value).isoformat()  # type: ignore[attr-defined]
             continue
-        if not isinstance(value, str | bool | int | float | np.number | np.bool_):
+        if not isinstance(value, (str, *_NUMBERS)):
             raise DataError(
                 f"{where}, row {row + 1}, column {name!r}: expected a number or a text, found {type(value).__name__}; convert it"
             )
@@ -154,9 +212,21 @@ def _texts(values: list[Any], where: str, name: str, date: bool) -> npt.NDArray[
     return cells
 
 
+def _number(value: Any) -> Any:
+    """A number as NumPy knows it: of a decimal the nearest float64."""
+    return float(value) if isinstance(value, decimal.Decimal) else value
+
+
 def is_missing(value: Any) -> bool:
-    """Whether a cell has no value: None, NaN, or what pandas writes for them."""
-    return value is None or type(value).__name__ in ("NAType", "NaTType") or bool(value != value)
+    """Whether a cell has no value: None, NaN, a masked cell, or what pandas writes for them."""
+    if value is None or value is np.ma.masked or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    if isinstance(value, decimal.Decimal):
+        return value.is_nan()
+    differs = value != value
+    return (
+        bool(differs) if isinstance(differs, bool | np.bool_) else False
+    )  # an array in a cell is no number, and not missing
 
 
 def open_columns(columns: Mapping[str, npt.NDArray[Any]], where: str) -> OpenTable:

@@ -51,6 +51,15 @@ def _violations(rows: Rows, schema: Schema, label_kind: LabelKind, owner: str) -
             str(len(margins)),
             "give base_margin (outputs, n_rows) as the plan's schema names it",
         )
+    for name, values in (
+        (None, rows.features),
+        (schema.labels[0], rows.label),
+        (schema.weight, rows.weight),
+        (None, rows.base_margin),
+    ):
+        if isinstance(values, np.ma.MaskedArray):
+            cure = "write NaN where a value is missing: values.astype(np.float32).filled(np.nan)"
+            yield SchemaViolation(owner, None, name, "a bare array", "a masked array", cure)
     labels = len(schema.labels)
     if not isinstance(rows.label, np.ndarray) or rows.label.ndim != 1 + (labels > 1) or rows.n_labels != labels:
         expected = "float32 of shape (n_rows,)" if labels == 1 else f"float32 of shape ({labels}, n_rows)"

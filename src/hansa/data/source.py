@@ -305,7 +305,7 @@ def note_columns(
         if name in columns and name in roles:
             facts.take(name, columns[name].values, role=roles[name], first=first, levels=dictionaries.get(name))
             listed_levels = schema.classes if name in schema.labels else schema.levels.get(name, ())
-            facts.note_levels(name, dictionaries.get(name, listed_levels))
+            facts.note_levels(name, dictionaries.get(name, listed_levels), own=name in dictionaries)
 
 
 def are_classes(label_kind: LabelKind) -> bool:

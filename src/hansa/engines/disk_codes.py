@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -84,6 +85,19 @@ class DiskFolder:
                 progress.add()
         return made
 
+    def check_room(self, cells: int) -> None:
+        """Refuse a folder that has no room for so many codes, at a byte each, before a run begins. Raises OutputError."""
+        try:
+            free = shutil.disk_usage(self._folder).free
+        except OSError as error:
+            raise failed(self._folder, error, what="engine.folder", folder=self._folder) from error
+        if free < cells:
+            raise OutputError(
+                f"party {self._owner!r}: engine.folder needs {cells:,} bytes or more for this party's codes, and {self._folder} has "
+                f"{free:,} free; free space, or name another folder",
+                retry=True,
+            )
+
     def close(self) -> None:
         """Let the files go. Nothing is asked of their codes any more."""
         for made in self._made:
@@ -117,7 +131,7 @@ class _File:
             self._descriptor = self._file.fileno()
             _reserve(self._file, size)
         except OSError as error:
-            why = failed(folder, error)
+            why = failed(folder, error, folder=folder)
             raise OutputError(f"engine.folder needs {size:,} bytes for {what}: {why}", retry=why.retry) from error
 
     def close(self) -> None:

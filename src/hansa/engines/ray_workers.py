@@ -6,60 +6,165 @@ sends goes to another member. A cluster of several hosts is used only over TLS a
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
-from collections.abc import Sequence
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hansa.engines.settings import RaySettings
 from hansa.engines.shard import ShardSource, ShardWorker
 from hansa.engines.sharded_rows import WorkerLost, added
-from hansa.errors import DataError, HansaError, PlanError, RowsLost
+from hansa.errors import DataError, HansaError, PlanError, RowsLost, in_words
 from hansa.roles.summed.party_rows import DoesNotFit
 
 KINDS = {kind.__name__: kind for kind in (HansaError, DataError, DoesNotFit, RowsLost, PlanError)}
 """Errors that a worker tells as they are."""
 
+LONGEST_REASON = 300
+"""Characters of Ray's own words in an error."""
+
 ADD_IN_PAIRS = 4
 """Workers above which sums are added in pairs where they are, and not at the party's own process."""
 
-START_S = 300.0
-"""Seconds that the cluster may take to find room for all workers."""
+START_S = 50.0
+"""Seconds that the cluster may take to find room for all workers: who waits for this party is told within a minute."""
+
+ANSWER_S = 45.0
+"""Seconds that a cluster may take to answer."""
+
+_TRY = """
+import sys
+
+import ray
+
+try:
+    ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+except (ConnectionError, RuntimeError, ValueError, ImportError) as error:
+    sys.exit(str(error))
+"""
+"""What a process of its own does with a cluster's address. Ray tries again for many minutes, in code that no exception leaves."""
+
+_REASONS = (
+    (
+        "InvalidAuthToken",
+        "it refuses this process's token",
+        "give this process the cluster's token (RAY_AUTH_MODE=token and its token)",
+    ),
+    (
+        "AuthenticationError",
+        "this process has no token that Ray can read",
+        "give this process the cluster's token (RAY_AUTH_MODE=token and its token)",
+    ),
+    (
+        "Version mismatch",
+        "it runs other versions",
+        "install the same versions of Ray and Python, to the second number, at every node and here",
+    ),
+    (
+        "SSL_ERROR",
+        "one end speaks TLS and the other does not, or they have different certificates",
+        "give this process the cluster's variables of TLS (RAY_USE_TLS and those beside it)",
+    ),
+)
+"""By what Ray writes: why a cluster does not take this process, and the cure."""
+
+_START = (
+    "start one (`ray start --head`), mend the address, give this process the cluster's RAY_ variables (RAY_USE_TLS, RAY_AUTH_MODE and "
+    'those beside them) where it has some, or say address = "local" for one on this host that ends with the run'
+)
 
 
-def connect(settings: RaySettings) -> tuple[Any, bool]:
-    """The module `ray`, connected to the cluster, and whether it was not before.
+def connect(settings: RaySettings, owner: str) -> tuple[Any, bool]:
+    """The module `ray`, connected to the cluster of party `owner`, and whether it was not before.
 
-    Raises PlanError: it is not installed, not there, or open to its network.
+    Raises PlanError, within a minute: it is not installed, not there, does not take this process, or is open to its network.
     """
     try:
         ray: Any = importlib.import_module("ray")
     except ImportError as error:
         raise PlanError(
-            "engine.kind is 'ray', and Ray is not installed; install hansa[ray]", cure="install hansa[ray]"
+            f"party {owner!r}: engine.kind is 'ray', and Ray is not installed; install hansa[ray]",
+            member=owner,
+            cure="install hansa[ray]",
         ) from error
     ours = not ray.is_initialized()
     if ours:
         local = settings.address == "local"
+        if not local:
+            _try(settings.address, owner)
+        more = {"num_cpus": settings.workers * settings.threads, "include_dashboard": False} if local else {}
         try:
-            ray.init(
-                address=settings.address,
-                log_to_driver=False,
-                logging_level="ERROR",
-                **({"num_cpus": settings.workers * settings.threads, "include_dashboard": False} if local else {}),
-            )
+            with _own_signals():
+                ray.init(address=settings.address, log_to_driver=False, logging_level="ERROR", **more)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise PlanError(
-                f"engine.address is {settings.address!r}, and no Ray cluster answers there ({error}); start one (`ray start --head`), "
-                "give this process the cluster's RAY_ variables (RAY_USE_TLS, RAY_AUTH_MODE and those beside them) where it has some, "
-                'or say address = "local" for one on this host that ends with the run',
-                cure="start a Ray cluster",
-            ) from error
-    _check_cluster(ray, ours)
+            raise _refused(settings.address, owner, in_words(error)) from error
+    _check_cluster(ray, ours, owner)
     return ray, ours
 
 
-def _check_cluster(ray: Any, ours: bool) -> None:
+def _try(address: str, owner: str) -> None:
+    """Refuse a cluster that does not answer soon. Raises PlanError."""
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-c", _TRY, address],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=ANSWER_S,
+            check=False,
+        )
+        told, silent = tried.stderr, False
+        if tried.returncode == 0:
+            return
+    except subprocess.TimeoutExpired as error:
+        told, silent = error.stderr or b"", True
+    except OSError as error:
+        raise _refused(address, owner, f"no process can be started to try it: {in_words(error)}") from error
+    raise _refused(address, owner, told.decode("utf-8", "replace"), silent=silent)
+
+
+def _refused(address: str, owner: str, told: str, *, silent: bool = False) -> PlanError:
+    """The error for a cluster that does not take this process. told: what Ray wrote. silent: whether it did not end."""
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
+    last = lines[-1][:LONGEST_REASON] if lines else "it says nothing"
+    why, cure = f"no Ray cluster answers there ({last})", _START
+    if silent:
+        why = f"no Ray cluster answers there in {ANSWER_S:g} s"
+    for mark, reason, own in _REASONS:
+        if mark in told:
+            shown = told[told.index(mark) :].splitlines()[0][:LONGEST_REASON]
+            why, cure = f"the Ray cluster there does not take this process: {reason} ({shown})", own
+            break
+    return PlanError(
+        f"party {owner!r}: engine.address is {address!r}, and {why}; {cure}",
+        member=owner,
+        cure="start a Ray cluster" if cure is _START else cure,
+    )
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """What ends this process stays as it was: Ray puts a handler in its place that ends it at once, with another status."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    ended = False
+    try:
+        yield
+    except SystemExit:  # of Ray's handler
+        ended = True
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+    if ended:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def _check_cluster(ray: Any, ours: bool, owner: str) -> None:
     """Refuse a cluster of several hosts whose connections are not protected."""
     hosts = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     if len(hosts) <= 1:
@@ -73,8 +178,9 @@ def _check_cluster(ray: Any, ours: bool) -> None:
         if ours:
             ray.shutdown()
         raise PlanError(
-            f"the Ray cluster has {len(hosts)} hosts, and rows would cross its network without {' and without '.join(lacking)}; start "
-            "every node, and this member, with both",
+            f"party {owner!r}: the Ray cluster has {len(hosts)} hosts, and rows would cross its network without "
+            f"{' and without '.join(lacking)}; start every node, and this member, with both",
+            member=owner,
             rule="rows cross a party's own network protected",
             cure="start every Ray node, and this member, with RAY_USE_TLS=1 and RAY_AUTH_MODE=token",
         )
@@ -101,6 +207,15 @@ class _Actor:
             return None, _told(error)
 
 
+def _room(ray: Any) -> str:
+    """What a cluster has, in words."""
+    has, free = ray.cluster_resources(), ray.available_resources()
+    return (
+        f"it has {has.get('CPU', 0):g} CPUs, {free.get('CPU', 0):g} of them free, and {has.get('memory', 0):,.0f} bytes, "
+        f"{free.get('memory', 0):,.0f} of them free"
+    )
+
+
 def _told(error: HansaError) -> tuple[str, str]:
     kind = type(error).__name__
     return (kind if kind in KINDS else "HansaError"), str(error)
@@ -120,25 +235,37 @@ class RayWorkers:
     """
 
     def __init__(self, settings: RaySettings, sources: Sequence[ShardSource]) -> None:
-        ray, self._ours = connect(settings)
-        self._ray = ray
-        placing: Any = importlib.import_module("ray.util.placement_group")
-        strategies: Any = importlib.import_module("ray.util.scheduling_strategies")
+        self._actors: list[Any] = []
+        self._group: Any = None
         self._sources = list(sources)
-        memory = {} if settings.memory_bytes is None else {"memory": settings.memory_bytes}
-        self._placing = placing
-        self._group = placing.placement_group([{"CPU": settings.threads, **memory}] * len(sources), strategy="SPREAD")
-        if not self._group.wait(START_S):
+        owner = self._sources[0].owner
+        self._ray, self._ours = connect(settings, owner)
+        try:
+            self._place(settings, owner)
+        except BaseException:  # a signal too: neither room nor workers stay behind in the cluster
             self.close()
+            raise
+
+    def _place(self, settings: RaySettings, owner: str) -> None:
+        """Start all workers. Raises PlanError where the cluster has no room for them."""
+        ray, count = self._ray, len(self._sources)
+        self._placing: Any = importlib.import_module("ray.util.placement_group")
+        strategies: Any = importlib.import_module("ray.util.scheduling_strategies")
+        memory = {} if settings.memory_bytes is None else {"memory": settings.memory_bytes}
+        self._group = self._placing.placement_group([{"CPU": settings.threads, **memory}] * count, strategy="SPREAD")
+        if not self._group.wait(START_S):
+            asked = f"{count} workers of {settings.threads} CPUs each" + (
+                f" and {settings.memory_bytes:,} bytes" if memory else ""
+            )
             raise PlanError(
-                f"the Ray cluster has no room for {len(sources)} workers of {settings.threads} CPUs each"
-                + (f" and {settings.memory_bytes:,} bytes" if memory else "")
-                + f", or not in {START_S:g} s; its resources are {ray.cluster_resources()}: ask for less",
+                f"party {owner!r}: the Ray cluster at {settings.address!r} has no room for {asked}, or not in {START_S:g} s; "
+                f"{_room(ray)}: ask for fewer engine.workers, engine.threads or less engine.memory, or wait until others are done",
+                member=owner,
                 cure="ask for fewer workers, threads or memory",
             )
         strategy = [
             strategies.PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=number)
-            for number in range(len(sources))
+            for number in range(count)
         ]
         actor = ray.remote(_Actor)
         self._make = [
@@ -173,7 +300,7 @@ class RayWorkers:
         self._actors[worker] = self._make[worker].remote(self._sources[worker])
 
     def close(self) -> None:
-        for actor in getattr(self, "_actors", ()):
+        for actor in self._actors:
             self._ray.kill(actor, no_restart=True)
         self._actors = []
         if self._group is not None:

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from hansa.declared import one_of
+from hansa.errors import in_words
 
 MOST_WORKERS = 4096
 
@@ -72,7 +73,14 @@ def engine_of(document: EngineDocument, above: Path) -> RaySettings | DiskSettin
         if document.folder is None:
             raise ValueError("engine.folder is missing; name a folder with room for a byte or two a row and feature")
         folder = above / document.folder
-        if not folder.is_dir():
+        try:
+            there = folder.is_dir()
+        except OSError as error:
+            raise ValueError(
+                f"engine.folder is {document.folder!r}, which cannot be looked at ({in_words(error)}); let this account read it, or "
+                "name another folder"
+            ) from error
+        if not there:
             raise ValueError(f"engine.folder is {document.folder!r}, and there is no folder {folder}; make it")
         return DiskSettings(folder)
     if document.workers is None:

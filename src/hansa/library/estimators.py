@@ -6,6 +6,7 @@ They need scikit-learn, so `import hansa` does not import them; `hansa.HansaClas
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Self
 
 import numpy as np
@@ -21,6 +22,7 @@ from sklearn.utils.validation import (
 )
 
 from hansa.callbacks import Callback
+from hansa.data.frames import is_missing, margins_of, plain
 from hansa.errors import DataError
 from hansa.library.fit import Run, fit
 from hansa.model import Model
@@ -126,14 +128,19 @@ class _Hansa(BaseEstimator):  # type: ignore[misc]
         if names is not None and all(isinstance(name, str) for name in names):
             validate_data(self, X, reset=reset, skip_check_array=True)
             return X
-        return validate_data(self, X, reset=reset, dtype="numeric", ensure_all_finite="allow-nan")
+        given = plain(X) if isinstance(X, np.ndarray) else X  # scikit-learn would read what a mask hides
+        return validate_data(self, given, reset=reset, dtype="numeric", ensure_all_finite="allow-nan")
 
     def _train(self, X: Any, y: npt.NDArray[Any], groups: Any, sample_weight: Any, base_margin: Any) -> Run:
-        names = [ALONE] * len(y) if groups is None else [str(group) for group in groups]
+        named = _complete(groups, "groups", "a party")
+        names = [ALONE] * len(y) if named is None else [str(group) for group in named]
         check_consistent_length(X, y, names)
         rows = np.array(names, object)
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
-        starts = None if base_margin is None else np.asarray(base_margin, np.float32)
+        try:
+            starts = None if base_margin is None else margins_of(base_margin, "base_margin")
+        except DataError as error:
+            raise ValueError(str(error)) from error
         check_consistent_length(X, starts)
         parties = {}
         for name in sorted(set(names)):
@@ -297,6 +304,7 @@ class HansaClassifier(ClassifierMixin, _Hansa):  # type: ignore[misc]
             X or y is not what was expected. HansaError: of a parameter or setting.
         """
         X = self._features(X, reset=True)
+        y, sample_weight = _complete(y, "y", "a label"), _complete(sample_weight, "sample_weight", "a weight")
         if type_of_target(y) == "multilabel-indicator":
             labels = check_array(y, accept_sparse=False, dtype=np.float32)
             self.classes_ = np.arange(labels.shape[1])
@@ -363,6 +371,7 @@ class HansaRegressor(RegressorMixin, _Hansa):  # type: ignore[misc]
     def fit(self, X: Any, y: Any, *, groups: Any = None, sample_weight: Any = None, base_margin: Any = None) -> Self:
         """Train; see `HansaClassifier.fit`. y: numbers (rows,) or (rows, labels)."""
         X = self._features(X, reset=True)
+        y, sample_weight = _complete(y, "y", "a label"), _complete(sample_weight, "sample_weight", "a weight")
         y = _labels(y, X, several=True)
         if y.dtype.kind not in "biuf":
             try:
@@ -376,6 +385,31 @@ class HansaRegressor(RegressorMixin, _Hansa):  # type: ignore[misc]
         """The value of each row, float32 (rows,) or (rows, labels); base_margin: as in `fit`."""
         X = self._scored(X)
         return self.model_.predict(X, base_margin=base_margin)
+
+
+def _complete(given: Any, what: str, needed: str) -> Any:
+    """What was given for each row, where every row has some. Masks are looked at, as scikit-learn does not; decimals become float64.
+
+    Raises ValueError naming the row.
+    """
+    array = plain(given)
+    if array.ndim == 0:  # nothing, one number for all rows, or a sparse matrix
+        return given
+    if array.dtype.kind == "O":
+        missing = np.array([is_missing(value) for value in array.flat], np.bool_).reshape(array.shape)
+    elif array.dtype.kind in "fM":
+        missing = array != array
+    else:
+        missing = np.zeros(array.shape, np.bool_)
+    if missing.any():
+        row = int(np.argwhere(missing)[0][0])
+        raise ValueError(
+            f"{what}, row {row + 1}: expected {needed} in every row, found a missing value (NaN); drop the rows without {needed[2:]}"
+        )
+    decimals = array.dtype.kind == "O" and all(isinstance(value, Decimal) for value in array.flat)
+    if decimals or array.dtype.kind == "f" or np.ma.isMaskedArray(given):
+        return array.astype(np.float64) if decimals else array
+    return given
 
 
 def _labels(y: Any, X: Any, several: bool = False) -> npt.NDArray[Any]:

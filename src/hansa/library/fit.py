@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from hansa.callbacks import Callback, Callbacks, check_callbacks
 from hansa.data.coding import CodedTable, read_coded
-from hansa.data.frames import columns_of, is_missing, open_columns
+from hansa.data.frames import columns_of, is_missing, open_columns, plain
 from hansa.data.holdout import held_out
 from hansa.data.schema import date_rule
 from hansa.errors import DataError, HansaError, PlanError
@@ -617,7 +617,7 @@ def _columns(
     for what, given in zip((LABEL, WEIGHT, BASE_MARGIN), value[1:], strict=False):
         if given is None:
             continue
-        array, names = np.asarray(given), names_of[what]
+        array, names = plain(given), names_of[what]
         array = array.reshape(-1, 1) if array.ndim < 2 or what == WEIGHT else array
         if array.ndim != 2 or array.shape[1] != len(names):
             raise DataError(

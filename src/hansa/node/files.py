@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from hansa.consortium.ledger import Entry, Ledger, Met, spent_under, split_under
-from hansa.data.query import paths_of
+from hansa.data.query import DatabaseQuery, Query, paths_of
+from hansa.engines.settings import DiskSettings
 from hansa.errors import PlanError, in_words
-from hansa.files import check_folder, check_outputs, read_whole
+from hansa.files import check_folder, check_outputs, check_place, read_whole, temporary_folder
 from hansa.node import logs
 from hansa.node.config import MemberFile
 from hansa.node.model_file import check_ending, save_model
@@ -56,6 +57,10 @@ def check_files(member: MemberFile) -> None:
             names = []
         check_folder(what, member.transcript, names, {**outputs, **inputs}, keys=member.folder)
     check_ending(f"{member.path}: model", member.model)
+    if isinstance(member.engine, DiskSettings):
+        check_place(f"{member.path}: engine.folder", member.engine.folder)
+    if isinstance(member.table, Query | DatabaseQuery) or member.model_signature is not None:
+        temporary_folder()
 
 
 def hub_end(plan: Plan) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from hansa.errors import OutputError
@@ -49,7 +50,7 @@ def save_model(
             return
         except OutputError as error:
             refused = error
-        for folder in (*others, Path(tempfile.gettempdir())):
+        for folder in (*others, *_spare()):
             spare = folder / f"{path.stem}-{secrets.token_hex(4)}{path.suffix}"
             try:
                 write_whole(spare, model)
@@ -65,3 +66,9 @@ def save_model(
         left -= pause
         logs.note(logging.WARNING, f"{refused}. The model is kept in memory; trying again for {left + pause:.0f} s")
         sleep(pause)
+
+
+def _spare() -> Iterator[Path]:
+    """The system's folder for temporary files, where any takes files."""
+    with contextlib.suppress(OSError):
+        yield Path(tempfile.gettempdir())

@@ -26,7 +26,7 @@ from hansa.engines.ray_workers import RayWorkers
 from hansa.engines.settings import RaySettings
 from hansa.engines.shard import ShardSource
 from hansa.engines.sharded_rows import ShardedRows
-from hansa.errors import DataError
+from hansa.errors import DataError, own_fault
 from hansa.node.config import MemberFile
 from hansa.node.functions import read_function_files
 from hansa.roles.batches import told_of
@@ -108,18 +108,30 @@ class RowsOfWorkers:
 @contextmanager
 def own_rows(member: MemberFile, *, describes: bool) -> Iterator[list[OwnRows]]:
     """A list of the party's rows alone, from which whoever goes on with them takes them out: memory is let go as early as can be."""
+    with contextlib.ExitStack() as stack:
+        with own_fault(member.identity.name):
+            given = stack.enter_context(_opened(member, describes=describes))
+        yield given
+
+
+@contextmanager
+def _opened(member: MemberFile, *, describes: bool) -> Iterator[list[OwnRows]]:
+    """`own_rows`, whoever is at fault."""
     assert member.table is not None  # `summed.check_keys`
     engine = member.engine
     if not isinstance(engine, RaySettings):
         kind = member.plan.parameters.label_kind
         with contextlib.ExitStack() as stack:
             hold: HoldRows = RowsInMemory
+            folder: DiskFolder | None = None
             if engine is not None and not describes:
                 folder = stack.enter_context(contextlib.closing(DiskFolder(engine.folder, member.identity.name)))
                 hold = partial(RowsInMemory, code=folder.code)
             rows = stack.enter_context(
                 open_rows(member.table, member.schema, label_kind=kind, by_column=member.by_column)
             )
+            if folder is not None:
+                folder.check_room(rows.n_rows * len(member.schema.features))
             told = told_of(member.plan, rows.facts, describes=describes)
             given: list[OwnRows] = [RowsHere(rows, told, hold)]
             del rows

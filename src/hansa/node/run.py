@@ -8,7 +8,7 @@ from typing import Literal
 
 from hansa.consortium import provenance
 from hansa.consortium.model_signature import check_signing, sign_model
-from hansa.errors import ModelWithheld, PlanError
+from hansa.errors import ModelWithheld, PlanError, own_fault
 from hansa.node import collecting, shared, summed
 from hansa.node.auditing import RunAudit, auditing
 from hansa.node.config import MemberFile, check_approved
@@ -50,7 +50,8 @@ def _run_once(
     member: MemberFile, on_event: OnEvent, keep: summed.KeepDescription | None, behind: IsBehind | None = None
 ) -> Record:
     """`run`, of a plan that is one run. What is wrong with the member's files is told before its log is touched."""
-    _check_member(member, describes=keep is not None)
+    with own_fault(member.identity.name):
+        _check_member(member, describes=keep is not None)
     with auditing(member, "train" if keep is None else "describe") as audit:
         check_approved(member)
         if member.model_signature is not None:

@@ -29,7 +29,7 @@ import msgspec
 
 from hansa.data.columns import Columns
 from hansa.data.holdout import keyed_digest
-from hansa.errors import OutputError, StateError
+from hansa.errors import OutputError, StateError, own_fault
 from hansa.files import make_folder
 from hansa.protocol.messages import Claim, Mark
 from hansa.roles.key_setup import Signer
@@ -118,13 +118,14 @@ class State:
         self._agreement = agreement
         self._member = member
         self._flushed_at, self._flush_s = 0.0, 0.0
-        make_folder(folder)
-        self._held = self._hold()
-        try:
-            self._database = self._open()
-        except BaseException:
-            os.close(self._held)
-            raise
+        with own_fault(member):
+            make_folder(folder)
+            self._held = self._hold()
+            try:
+                self._database = self._open()
+            except BaseException:
+                os.close(self._held)
+                raise
 
     def __enter__(self) -> Self:
         return self

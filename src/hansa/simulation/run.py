@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-import tempfile
 import time
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from hansa.consortium.policy import Policy
 from hansa.data.holdout import held_out
 from hansa.data.schema import Level, Schema
 from hansa.errors import DataError, HansaError, PlanError
+from hansa.files import temporary
 from hansa.node.cores import cores, useful_threads
 from hansa.node.events import OnEvent, Stage
 from hansa.node.files import hub_end
@@ -543,9 +543,9 @@ def _scores_of(
 
 
 def _train_over_tls(plan: Plan, parts: Mapping[str, Table], settings: SimulationSettings, report: OnEvent) -> Together:
-    with tempfile.TemporaryDirectory(prefix="hansa-") as folder:
+    with temporary() as folder:
         return train_in_processes(
-            Path(folder),
+            folder,
             plan,
             parts,
             threads=settings.threads or 1,
@@ -780,8 +780,8 @@ def _train_pooled(
     report(Stage(text="pooled, XGBoost"))
     held = held_out(train.features, train.label, hold_out(plan))
     same = replace(local_plan(plan, "pooled").parameters, num_class=plan.parameters.num_class)
-    with tempfile.TemporaryDirectory(prefix="hansa-") as folder:
-        answer, theirs = train_pooled_xgboost(Path(folder), train.take(~held), test, same)
+    with temporary() as folder:
+        answer, theirs = train_pooled_xgboost(folder, train.take(~held), test, same)
     if theirs is None:
         raise HansaError("XGBoost gave no predictions")
     scores = _scores_of(plan.parameters.objective, plan.parameters.quantiles, theirs, test)

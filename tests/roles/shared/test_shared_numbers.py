@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -227,6 +228,8 @@ def test_a_weight_that_would_be_lost_is_named():
     error = refused(plan_of("binary:logistic", rows), rows)
     assert isinstance(error, DataError)
     assert "the weight is 0.1; the least weight that counts on shares is" in str(error)
+    assert re.match(r"party '\w+': row \d+: the weight is", str(error))
+    assert error.member in str(error)
     assert "make the greatest weights smaller" in str(error)
 
 

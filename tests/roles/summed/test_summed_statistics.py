@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import naive_trees as naive
-from hansa.errors import HansaError
+from hansa.errors import DataError, HansaError
 from hansa.roles.summed.statistics import (
     EXPONENTS,
     LABEL_SUMS,
     MagnitudeBounds,
     bounds_of,
     check_label_size,
+    check_own_size,
     count_magnitudes,
     histogram_bits_of,
     label_sums,
@@ -165,10 +166,15 @@ def test_labels_whose_gains_would_overflow_are_refused(label, weight, rule):
     """rows times (weight times label)^2 must fit float32: with 2^31 rows that is 2^(31 + 2 * 45), well below 2^127."""
     labels = np.array([label, -label], np.float32)
     weights = None if weight is None else np.full(2, weight, np.float32)
-    bounds = bounds_of(count_magnitudes(labels, weights), weights is not None)
+    magnitudes = count_magnitudes(labels, weights)
+    bounds = bounds_of(magnitudes, weights is not None)
     if rule is None:
         check_label_size(bounds)
+        check_own_size(magnitudes, weights is not None, "aurora")
         return
+    with pytest.raises(DataError, match="^party 'aurora': " + rule.replace("^", r"\^")) as caught:
+        check_own_size(magnitudes, weights is not None, "aurora")
+    assert caught.value.member == "aurora"
     with pytest.raises(HansaError, match=rule.replace("^", r"\^")):
         check_label_size(bounds)
 

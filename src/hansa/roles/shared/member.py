@@ -65,7 +65,7 @@ from hansa.roles.shared.checkpoints import JOINED, STARTED, last_checkpoint
 from hansa.roles.shared.compute_server import ComputeServer, RoundMessage, no_time
 from hansa.roles.shared.evaluation import History
 from hansa.roles.shared.journal import SharedJournal
-from hansa.roles.shared.owner import Owner, check_labels, check_numbers
+from hansa.roles.shared.owner import Owner, check_labels, check_numbers, naming
 from hansa.roles.shared.receiver import Receiver
 from hansa.roles.shared.resumption import Resumption
 from hansa.roles.shared.sharing import Counts, given_values, memory_needed, settings_of, widest_candidates
@@ -421,7 +421,8 @@ class SharedMember:
             raise self._broken("all rows of all owners are held out; lower evaluation.fraction in the plan")
         self._check_size()
         if self._rows is not None:
-            check_numbers(self._rows, self._held, plan, self._counts)
+            with naming(self._name):
+                check_numbers(self._rows, self._held, plan, self._counts)
         if self._journal is not None and self._join.claim is None:
             self._journal.begin(run, roster)
 

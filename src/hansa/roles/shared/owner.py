@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -225,7 +226,8 @@ class Owner:
     def _share(self, start: TrainingStart) -> Outgoing:
         self._start = start
         for held, rows in self._tables.items():
-            labels, weights = label_words(rows, start, held, self._numbers[held])
+            with naming(self._name):
+                labels, weights = label_words(rows, start, held, self._numbers[held])
             self._binned[held] = codes_of(rows.features, start, held), labels, weights
         self.codes = self._binned[False][0]
         self._waiting.extend(self._counts.batches(self._name))
@@ -335,6 +337,15 @@ def check_labels(rows: Rows, plan: Plan) -> None:
             f"row {int(heavy[0]) + 1}: the weight is {rows.weight[heavy[0]]:g}; the plan's schema.weight_limit is "
             f"{more.weight_limit:g}: raise it at every member"
         )
+
+
+@contextmanager
+def naming(owner: str) -> Iterator[None]:
+    """An error about an owner's rows says whose they are."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"party {owner!r}: {error}", member=owner) from error
 
 
 def check_numbers(rows: Rows, held: npt.NDArray[np.bool_], plan: Plan, counts: Counts) -> None:

@@ -252,7 +252,8 @@ def values_of(sums: list[int], rows: int, plan: Plan, exponent: int | None = Non
             )
         if start is None:
             raise PlanError(
-                f"all {rows} labels are the same; binary:logistic needs rows of both classes, or a base_score"
+                f"all {rows} labels are the same, or the rows of one class weigh next to nothing beside the others'; binary:logistic "
+                "needs rows of both classes, or a base_score"
             )
     found = [start for start in starts if start is not None]
     return Values(tuple(base for base, _, _ in found), found[0][1], tuple(total for _, _, total in found))

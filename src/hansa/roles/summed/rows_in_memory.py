@@ -38,6 +38,7 @@ from hansa.roles.summed.statistics import (
     EXPONENTS,
     MagnitudeBounds,
     balanced,
+    check_own_size,
     count_magnitudes,
     label_sums,
     metric_scale,
@@ -219,13 +220,11 @@ class RowsInMemory:
 
     def count_magnitudes(self) -> Int64:
         weights = self._weights
-        return sum(
-            (
-                count_magnitudes(self._labels[:, first:end], None if weights is None else weights[first:end])
-                for first, end in self._blocks()
-            ),
-            np.zeros((len(self._labels) + 1, EXPONENTS), np.int64),
-        )
+        found = np.zeros((len(self._labels) + 1, EXPONENTS), np.int64)
+        for first, end in self._blocks():
+            found += count_magnitudes(self._labels[:, first:end], None if weights is None else weights[first:end])
+        check_own_size(found, weights is not None, self._owner)
+        return found
 
     def count_levels(self) -> Int64:
         return count_levels(self._plan, self._table, self._counted())

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hansa.errors import HansaError, PlanError
+from hansa.errors import DataError, HansaError, PlanError
 from hansa.plan import Plan
 from hansa.trees import objective
 from hansa.trees.elementary import log, sigmoid
@@ -452,3 +452,14 @@ def check_label_size(bounds: MagnitudeBounds) -> None:
             f"labels reach 2^{bounds.label_exponent} and weights 2^{heaviest}; labels times weights of at most "
             f"2^{LARGEST_LABEL_EXPONENT} can be trained on: divide the {large} by a constant at every party"
         )
+
+
+def check_own_size(magnitudes: Int64, has_weights: bool, owner: str) -> None:
+    """Refuse what `check_label_size` would refuse of a party's own magnitudes, where it can be named. Raises DataError.
+
+    Whoever adds up the counts of all parties does not know whose labels or weights are so large.
+    """
+    try:
+        check_label_size(bounds_of(magnitudes, has_weights))
+    except HansaError as error:
+        raise DataError(f"party {owner!r}: {error}", member=owner) from error
