@@ -457,8 +457,7 @@ class Grower:
                 rule.hessian_unit,
             ]
         )
-        codes = int(np.diff(layout.offsets.astype(np.int64)).max()) if len(layout.columns) else 1
-        self._scratch = np.empty((pool.threads, codes))
+        self._scratch = np.empty((pool.threads, splitting.scratch_cells(layout)))
         self._planes = scales.planes
         self._steps = 0
         self._depth = 0
