@@ -60,39 +60,39 @@ def _add_leaves(margins, codes, rows, threshold, missing, missing_left, left, ri
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _takes_left(code, bits, first, missing, missing_left):  # type: ignore[no-untyped-def]
-    """Whether a row with this code goes left at a categorical split, whose bits begin at byte `first`."""
-    if code == missing:
-        return missing_left
-    return (bits[first + (code >> 3)] >> np.uint8(code & 7)) & 1 == 0
+def _sides_of_categories(bits, first, categories, missing, missing_left, sides):  # type: ignore[no-untyped-def]
+    """sides[code] = whether a row with this code goes left at a categorical split, whose bits begin at byte `first`."""
+    for code in range(categories):
+        sides[code] = 1 - (bits[first + (code >> 3)] >> np.uint8(code & 7)) & 1
+    if missing >= 0:
+        sides[missing] = missing_left
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _add_category_leaves(margins, codes, rows, bits, first, missing, missing_left, left, right):  # type: ignore[no-untyped-def]
+def _add_category_leaves(margins, codes, rows, sides, left, right):  # type: ignore[no-untyped-def]
     """`_add_leaves` of a categorical split."""
     lefts = 0
     for i in range(rows.shape[0]):
         row = rows[i]
-        goes_left = _takes_left(np.int32(codes[row]), bits, first, missing, missing_left)
+        goes_left = sides[codes[row]]
         margins[row] += left if goes_left else right
         lefts += goes_left
     return lefts
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _partition_categories(codes, rows, scratch, begin, end, bits, first, missing, missing_left):  # type: ignore[no-untyped-def]
-    """`histogram.partition_rows` of a categorical split."""
-    left, right = begin, 0
-    for i in range(begin, end):
-        row = rows[i]
-        if _takes_left(np.int32(codes[row]), bits, first, missing, missing_left):
-            rows[left] = row
-            left += 1
-        else:
-            scratch[right] = row
-            right += 1
-    rows[left:end] = scratch[:right]
-    return left
+def _partition_categories(codes, rows, scratch, begin, end, sides):  # type: ignore[no-untyped-def]
+    """`histogram.partition_rows` of a categorical split: without a branch, whose way nobody can foresee."""
+    own = rows[begin:end]
+    others = scratch[: end - begin]
+    left = np.uint64(0)
+    for i in range(own.shape[0]):
+        row = own[i]
+        own[left] = row
+        others[np.uint64(i) - left] = row
+        left += np.uint64(sides[codes[row]])
+    own[left:] = others[: np.uint64(own.shape[0]) - left]
+    return begin + np.int64(left)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -128,6 +128,10 @@ def advance(  # type: ignore[no-untyped-def]
     next_starts = np.empty((2 * built + waiting, chunks), np.int64)
     next_ends = np.empty((2 * built + waiting, chunks), np.int64)
     counts = np.empty(2 * splits, np.int64)
+    most = 0
+    for f in range(n_categories.shape[0] if categories.shape[0] else 0):
+        most = max(most, n_categories[f])
+    sides = np.empty(most + 1, np.uint8)
     split, at, leaves, first = 0, 0, 0, 0
     for i in range(decided):
         node = nodes[i] if nodes.shape[0] else i
@@ -139,6 +143,8 @@ def advance(  # type: ignore[no-untyped-def]
         f = feature[i]
         to_left = missing_left[i] != 0
         ends_here = last or build_left[split] == BOTH_LEAVES
+        if n_categories[f]:
+            _sides_of_categories(categories, first, n_categories[f], missing_code[f], to_left, sides)
         counts[2 * split], counts[2 * split + 1] = 0, 0
         for chunk in range(chunks):
             begin, end = starts[node, chunk], ends[node, chunk]
@@ -147,9 +153,7 @@ def advance(  # type: ignore[no-untyped-def]
                 left, right = child_leaf[leaves], child_leaf[leaves + 1]
                 moved = margins[chunk * CHUNK_ROWS : (chunk + 1) * CHUNK_ROWS]
                 if n_categories[f]:
-                    lefts = _add_category_leaves(
-                        moved, of_chunk, rows[begin:end], categories, first, missing_code[f], to_left, left, right
-                    )
+                    lefts = _add_category_leaves(moved, of_chunk, rows[begin:end], sides, left, right)
                 else:
                     lefts = _add_leaves(
                         moved, of_chunk, rows[begin:end], bins[i], missing_code[f], to_left, left, right
@@ -157,9 +161,7 @@ def advance(  # type: ignore[no-untyped-def]
                 middle = begin + lefts
             else:
                 if n_categories[f]:
-                    middle = _partition_categories(
-                        of_chunk, rows, scratch, begin, end, categories, first, missing_code[f], to_left
-                    )
+                    middle = _partition_categories(of_chunk, rows, scratch, begin, end, sides)
                 else:
                     middle = histogram.partition_rows(
                         of_chunk, rows, scratch, begin, end, bins[i], missing_code[f], to_left

@@ -22,8 +22,11 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from hansa.trees.splitting import _column, _score_column, _sums_at, leaf_weight, node_totals, score
+from hansa.trees.splitting import _column, _highest, _score_column, _sums_at, leaf_weight, node_totals, score
 from hansa.trees.worker_pool import StartSignal, WorkerPool, no_start_signal
+
+FEW_CATEGORIES = 64
+"""Up to so many are sorted by moving each to its place, which takes less time than to part them and put the parts together."""
 
 _SURELY_BELOW = 1 - 1e-9
 """Times the best score: scores below it are lower, however they were rounded."""
@@ -159,7 +162,7 @@ def best_of_node(  # type: ignore[no-untyped-def]
     most_cells = np.int64(0)
     for j in range(columns.shape[0]):
         most_cells = max(most_cells, np.int64(offsets[j + 1]) - np.int64(offsets[j]))
-    scratch = np.empty(most_cells)
+    scratch, limit = np.empty(most_cells), np.empty(1)
     for j in range(columns.shape[0]):
         if usable.shape[0] and not usable[j]:
             continue
@@ -180,6 +183,10 @@ def best_of_node(  # type: ignore[no-untyped-def]
                     sums, begin, end, np.float64(side * missing_g), np.float64(side * missing_h), np.float64(total_g),
                     np.float64(total_h), rule[0], rule[1], rule[2], rule[3], rule[4], rule[5], scratch,
                 )  # fmt: skip
+                # Most columns have no candidate that comes near the best one: one look at all of theirs together says so.
+                limit[0] = max(best * _SURELY_BELOW, 0.0)
+                if monotone[feature] == 0 and _highest(scratch[: end - begin]) < limit.view(np.int64)[0]:
+                    continue
             # Of present values all may go right, which is the other way round of all going left: one of the two may be forbidden.
             for cell in range(begin - 1 if side == 1 and monotone[feature] else begin, end):
                 # The fast scores differ from `_both` by roundings: what is clearly no better is passed over.
@@ -212,6 +219,21 @@ def _cell_of(running, cell, begin):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _order_of(weights):  # type: ignore[no-untyped-def]
+    """Positions of weights, ascending; of equal ones the first stands first."""
+    if weights.shape[0] > FEW_CATEGORIES:
+        return np.argsort(weights, kind="mergesort")
+    order = np.arange(weights.shape[0])
+    for i in range(1, weights.shape[0]):
+        own, at = weights[i], i
+        while at > 0 and own < weights[order[at - 1]]:
+            order[at] = order[at - 1]
+            at -= 1
+        order[at] = i
+    return order
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _best_categories(  # type: ignore[no-untyped-def]
     sums, own, begin, count, max_cat_to_onehot, max_cat_threshold, missing_g, missing_h,
     total_g, total_h, rule, is_bounded, low, high, feature, right, total, best, found, chosen,
@@ -232,7 +254,7 @@ def _best_categories(  # type: ignore[no-untyped-def]
             weights[c] = 0.0
             if h_of[c] >= rule[3]:  # as XGBoost, which trusts no weight of a lighter one
                 weights[c] = leaf_weight(g_of[c] * rule[4], h_of[c] * rule[5], rule[0], rule[1], rule[2])
-        order = np.argsort(weights, kind="mergesort")
+        order = _order_of(weights)
     most = count if one_hot else min(count, max_cat_threshold) - 1
     first, last, is_right = -1, -1, True
     for way in range(
