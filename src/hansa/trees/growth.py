@@ -323,6 +323,20 @@ def rounded(values: npt.NDArray[np.float32], bits: int) -> npt.NDArray[np.float3
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _packed_bits(features, chosen, n_categories):  # type: ignore[no-untyped-def]
+    """The bits of each split's categories, one split's behind the other's: uint8.
+
+    features: of the splits, integers (splits,). chosen: uint8 (splits, bytes of the most categories). n_categories: by feature.
+    """
+    packed, at = np.empty(chosen.size, np.uint8), 0
+    for split in range(chosen.shape[0]):
+        for byte in range(bytes_of(n_categories[features[split]])):
+            packed[at] = chosen[split, byte]
+            at += 1
+    return packed[:at]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def nodes_to_build(build_left):  # type: ignore[no-untyped-def]
     """Positions, among the next level's active nodes, of the children that are built: int64 (built,); build_left uint8 (splits,)."""
     positions = np.empty(build_left.shape[0], np.int64)
@@ -697,10 +711,9 @@ class Grower:
         self, features: npt.NDArray[np.integer[Any]], chosen: npt.NDArray[np.uint8]
     ) -> npt.NDArray[np.uint8]:
         """`Level.categories` of the splits of these features; chosen: uint8 (splits, category bytes)."""
-        if not chosen.size:
-            return NO_CATEGORIES
-        sizes = bytes_of(self._rules.n_categories[features])
-        return np.asarray(chosen[np.arange(chosen.shape[1]) < sizes[:, None]])
+        return (
+            NO_CATEGORIES if not chosen.size else np.asarray(_packed_bits(features, chosen, self._rules.n_categories))
+        )
 
     def _child_bounds(
         self, found: Int64, totals: Int64, bounds: npt.NDArray[np.float64], where: Int64
@@ -818,13 +831,39 @@ def _assembled(
             cure=NEARER,
         )
     bits = np.concatenate([level.categories for level in levels])
-    categories = {
-        int(node): tuple(
-            np.flatnonzero(np.unpackbits(bits[first:], bitorder="little", count=int(n_categories[feature]))).tolist()
-        )
-        for node, first, feature in ((node, firsts[node], indices[node]) for node in np.flatnonzero(firsts >= 0))
-    }
+    categories = {}
+    if len(bits):
+        nodes, counts, right_ones = (own.tolist() for own in _chosen_categories(bits, firsts, indices, n_categories))
+        end = 0
+        for node, count in zip(nodes, counts, strict=True):
+            categories[node] = tuple(right_ones[end : end + count])
+            end += count
     return Tree(left, right, parents, indices, conditions, default_left, base, gain, cover, categories=categories)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _chosen_categories(bits, firsts, indices, n_categories):  # type: ignore[no-untyped-def]
+    """The nodes with a set of categories, how many go right at each, and which, node after node: int64 arrays.
+
+    bits: `Level.categories` of all levels. firsts, indices: of `_assemble`, by node.
+    """
+    nodes, counts, chosen = (
+        np.empty(len(firsts), np.int64),
+        np.empty(len(firsts), np.int64),
+        np.empty(8 * len(bits), np.int64),
+    )
+    found, at = 0, 0
+    for node in range(len(firsts)):
+        if firsts[node] < 0:
+            continue
+        begin = at
+        for category in range(n_categories[indices[node]]):
+            if bits[firsts[node] + (category >> 3)] >> np.uint8(category & 7) & 1:
+                chosen[at] = category
+                at += 1
+        nodes[found], counts[found] = node, at - begin
+        found += 1
+    return nodes[:found], counts[:found], chosen[:at]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
