@@ -1,9 +1,10 @@
 """Training time on real tables with categories and with classes, beside pooled XGBoost in the same run.
 
-    python -m benchmarks.bench_table_training [--quick] [--json]
+    python -m benchmarks.bench_table_training [--pooled] [--quick] [--json]
 
 Hansa over mutual TLS with a process for each party of the table's party column, Hansa on the pooled rows, and XGBoost on the pooled
 rows in a process of its own take turns. The least time of each counts: on a machine that others use, the others lengthen the rest.
+With --pooled nobody trains over mutual TLS.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ REPEATS = 3
 
 
 class Timed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Seconds of training, of each turn."""
+    """Seconds of training, of each turn; of mutual TLS none where it was left out."""
 
     table: str
     rows: int
@@ -47,14 +48,15 @@ class Timed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     mutual_tls: tuple[float, ...]
 
 
-def measure(name: str, repeats: int, quick: bool) -> Timed | None:
+def measure(name: str, repeats: int, quick: bool, pooled_alone: bool) -> Timed | None:
     """Train one table so often; None where it is not there."""
     whole = read_case(name, FOLDER)
     if whole is None:
         return None
     case, setup = CASES[name], setup_of(FEDERATED, quick)
     train, test = split_table(whole, TEST_FRACTION, 0, stratified=True)
-    settings = SimulationSettings(parameters=parameters_of(case, setup), label=case.label, pooled=True)
+    parameters = parameters_of(case, setup)
+    settings = SimulationSettings(parameters=parameters, label=case.label, pooled=True, in_process=pooled_alone)
     found = [simulate(train, test, settings).summary for _ in range(repeats)]
     pooled = [one.pooled.by_name() for one in found]
     return Timed(
@@ -67,7 +69,7 @@ def measure(name: str, repeats: int, quick: bool) -> Timed | None:
         trees=found[0].trees,
         xgboost=tuple(one["xgboost"].seconds.training for one in pooled),
         pooled=tuple(one["hansa"].seconds.training for one in pooled),
-        mutual_tls=tuple(one.seconds.training for one in found),
+        mutual_tls=() if pooled_alone else tuple(one.seconds.training for one in found),
     )
 
 
@@ -95,7 +97,7 @@ def show(results: list[Timed]) -> None:
         ours = [
             cell
             for times in (one.pooled, one.mutual_tls)
-            for cell in (f"{min(times):.2f}", f"{min(times) / least:.2f}")
+            for cell in ((f"{min(times):.2f}", f"{min(times) / least:.2f}") if times else ("", ""))
         ]
         printed.add_row(
             one.table, f"{one.rows:,} x {one.features}", str(one.parties), str(one.trees), f"{least:.2f}", *ours
@@ -106,10 +108,12 @@ def show(results: list[Timed]) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pooled", action="store_true", help="leave mutual TLS out")
     parser.add_argument("--quick", action="store_true", help="one turn of few trees: does it work?")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
-    found = [measure(name, 1 if options.quick else REPEATS, options.quick) for name in TABLES]
+    repeats = 1 if options.quick else REPEATS
+    found = [measure(name, repeats, options.quick, options.pooled) for name in TABLES]
     results = [one for one in found if one is not None]
     if options.json:
         print(msgspec.json.encode({"results": results}).decode())

@@ -39,7 +39,7 @@ from hansa.trees.histogram import (
 from hansa.trees.objective import Scales, gradients, pack
 from hansa.trees.parameters import Parameters, parse_parameters
 from hansa.trees.row_chunks import CHUNK_ROWS, part
-from hansa.trees.splitting import add_part, finish_nodes, rule_of
+from hansa.trees.splitting import add_part, finish_nodes, rule_of, scratch_cells
 from hansa.trees.worker_pool import WorkerPool
 
 BINS = 256
@@ -199,7 +199,7 @@ def measure_search(n_features: int, repeats: int) -> dict[str, Any]:
     no_missing = np.zeros(n_features, np.bool_)
     nodes, nobody = np.empty_like(cells), np.zeros(0, np.int64)
     totals, gains, found = np.zeros((1, 2), np.int64), np.zeros(1), np.zeros((1, 5), np.int64)
-    scratch, root = np.empty((1, BINS)), np.zeros(1, np.int64)
+    scratch, root = np.empty((1, scratch_cells(layout))), np.zeros(1, np.int64)
 
     def ours() -> None:
         taken = np.zeros(1, np.int64)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import naive_trees as naive
-from hansa.trees.guided_search import FeatureRules, best_of_node, child_bounds, finish_nodes
+from hansa.trees.guided_search import FEW_CATEGORIES, FeatureRules, best_of_node, child_bounds, finish_nodes
 from hansa.trees.parameters import Parameters
 from hansa.trees.worker_pool import WorkerPool
 from made_tables import no_rules
@@ -102,6 +102,33 @@ def test_the_best_split_of_a_node_is_the_naive_one(
         column = COLUMNS.tolist().index(feature)
         right = frozenset(range(cut + 1, SIZES[column] - HAS_MISSING[feature]))
     assert expected[feature, cut, bool(missing_left), right] == (pytest.approx(gain, abs=1e-9), g, h)
+
+
+@pytest.mark.parametrize("planes", [1, 2], ids=["narrow", "wide"])
+@pytest.mark.parametrize("categories", [2, FEW_CATEGORIES, FEW_CATEGORIES + 1, 3 * FEW_CATEGORIES])
+def test_few_and_many_categories_are_sorted_alike(categories, planes):
+    """By weight, those of equal weights in their order: many weigh alike here."""
+    rng, limits = np.random.default_rng(categories), (1, 3 * FEW_CATEGORIES)
+    part = np.stack([rng.integers(-2, 3, categories), np.full(categories, 2)], 1)
+    sums = np.cumsum(part, axis=0)
+    cells = sums.T.copy() if planes == 2 else (sums[:, 0] * 2**32 + sums[:, 1])[None]
+    found, chosen = np.zeros(5, np.int64), np.zeros((categories + 7) // 8, np.uint8)
+    gain = best_of_node(
+        cells, np.zeros((0, categories), np.int64), np.zeros(1, np.uint32), np.array([0, categories]), np.zeros(1, np.bool_),
+        np.zeros(0, np.bool_), np.array([categories], np.int32), np.zeros(1, np.int8), False, *limits, *sums[-1], -np.inf, np.inf,
+        np.array([1.0, 0.0, 0.0, 1.0, 1.0, 1.0]), found, chosen,
+    )  # fmt: skip
+    order = sorted(range(categories), key=lambda own: -part[own, 0] / (part[own, 1] + 1.0))
+    right = [order[:count] for count in range(1, categories)]
+    left = [sums[-1] - part[own].sum(axis=0) for own in right]
+    scores = [
+        sum(float(g) ** 2 / (h + 1.0) for g, h in (own, sums[-1] - own)) - float(sums[-1, 0]) ** 2 / (sums[-1, 1] + 1.0)
+        for own in left
+    ]
+    best = int(np.argmax(scores))
+    assert gain == pytest.approx(scores[best])
+    assert set(np.flatnonzero(np.unpackbits(chosen, bitorder="little"))) == set(right[best])
+    assert found.tolist() == [0, best + 1, 1, *left[best]]
 
 
 def test_dominance_looks_at_categories_too():

@@ -38,7 +38,7 @@ from hansa.trees.objective import (
     unit_exponent,
 )
 from hansa.trees.parameters import Parameters, parse_parameters
-from hansa.trees.splitting import add_part, finish_nodes, leaf_weights, rule_of
+from hansa.trees.splitting import add_part, finish_nodes, leaf_weights, rule_of, scratch_cells
 from hansa.trees.worker_pool import WorkerPool
 from hansa.trees.xgboost_json import from_json
 
@@ -252,7 +252,7 @@ class Follower:
         add_part(cells, 0, np.zeros(1, np.int64), 1, sums, begin, layout.offsets)
         finish_nodes(
             0, 1, sums, begin, cells[:0], nobody, layout.columns, layout.offsets, self.case.cuts.has_missing, totals,
-            self.rule, np.empty((1, int(self.case.cuts.n_codes.max()))), gains, found, pool=WorkerPool(1),
+            self.rule, np.empty((1, scratch_cells(layout))), gains, found, pool=WorkerPool(1),
         )  # fmt: skip
         value = np.empty(1, np.float32)
         leaf_weights(totals, self.rule, np.zeros((0, 2)), value)

@@ -14,6 +14,7 @@ from hansa.trees.histogram import layout_of
 from hansa.trees.objective import Scales
 from hansa.trees.parameters import Parameters
 from hansa.trees.splitting import (
+    SCORED_TOGETHER,
     add_part,
     finish_nodes,
     leaf_weight,
@@ -21,6 +22,7 @@ from hansa.trees.splitting import (
     node_totals,
     rule_of,
     score,
+    scratch_cells,
 )
 from hansa.trees.worker_pool import WorkerPool
 
@@ -83,7 +85,7 @@ def search(cells, columns, sizes, has_missing, parameters, scales):
     assert add_part(cells[None], 0, taken, 1, nodes, root, layout.offsets) == 1
     finish_nodes(
         0, 1, nodes, root, np.empty((0, *cells.shape), np.int64), nobody, layout.columns, layout.offsets,
-        np.array(has_missing), totals, rule_array(parameters, scales), np.empty((1, max(sizes))), gains, found,
+        np.array(has_missing), totals, rule_array(parameters, scales), np.empty((1, scratch_cells(layout))), gains, found,
         pool=WorkerPool(1),
     )  # fmt: skip
     return gains[0], found[0], totals[0]
@@ -134,6 +136,42 @@ def test_the_best_split_is_the_naive_one(name, planes, seed):
     columns = np.arange(5) if seed % 2 else np.array([1, 2, 4])
     cells, columns, scales = histogram_of(sizes, has_missing, planes, 300, seed, columns)
     check(cells, columns, sizes, has_missing, RULES[name], scales)
+
+
+@pytest.mark.parametrize("planes", [1, 2], ids=["narrow", "wide"])
+@pytest.mark.parametrize("seed", range(4))
+def test_columns_that_are_scored_together_and_apart_are_searched_alike(planes, seed):
+    """Columns of few cells, of more than are scored together, and of as many as end a loop exactly."""
+    few = SCORED_TOGETHER // 4
+    sizes = [few, few, few, few, 3, SCORED_TOGETHER + 9, 2, SCORED_TOGETHER, 5, 300, 300]
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    sizes, has_missing = [sizes[i] for i in order], [bool(i % 2) for i in order]
+    cells, columns, scales = histogram_of(sizes, has_missing, planes, 900, seed)
+    check(cells, columns, sizes, has_missing, RULES["plain"], scales)
+
+
+def parted_alike(first_lacks):
+    """A histogram of two features that part the rows alike: one with missing values going left, and one without any."""
+    apart, lacks = [(-90, 60), (80, 50)], [(-40, 30), (80, 50), (-50, 30)]
+    pairs = [*lacks, *apart] if first_lacks else [*apart, *lacks]
+    sizes, has_missing = ([3, 2], [True, False]) if first_lacks else ([2, 3], [False, True])
+    return np.array([[g * 2**32 + h for g, h in pairs]], np.int64), sizes, has_missing
+
+
+@pytest.mark.parametrize("first_lacks", [True, False], ids=["missing left first", "missing left last"])
+def test_of_two_features_that_part_rows_alike_the_first_is_taken(first_lacks):
+    cells, sizes, has_missing = parted_alike(first_lacks)
+    _, found, _ = search(cells, np.arange(2), sizes, has_missing, RULES["lambda 0"], Scales(1.0, 1.0, 1))
+    assert found.tolist() == [0, 0, int(first_lacks), -90, 60]
+
+
+def test_missing_values_are_no_place_to_split_at_even_where_columns_disagree():
+    """Sums that a party made up; a party that is told of such a split refuses it, and would blame who found it."""
+    cells = np.array(
+        [[0 * 2**32 + 100, 0 * 2**32 + 100, -90 * 2**32 + 20, 10 * 2**32 + 30, -90 * 2**32 + 50]], np.int64
+    )
+    _, found, _ = search(cells, np.arange(2), [2, 3], [False, True], RULES["lambda 0"], Scales(1.0, 1.0, 1))
+    assert (found[0], found[1] < 2) == (1, True)
 
 
 @settings(max_examples=100, deadline=None)
@@ -190,12 +228,16 @@ def test_parts_are_added_siblings_subtracted_and_searched(planes, threads, parti
         completed = add_part(shares[party, first:last], first, taken, parties, nodes, to_build, layout.offsets)
         complete += completed
         if not threads and completed:  # on arrival
-            finish_nodes(first, last, *family, *tree, np.empty((1, 9)), gains, found, pool=WorkerPool(1))
+            finish_nodes(
+                first, last, *family, *tree, np.empty((1, scratch_cells(layout))), gains, found, pool=WorkerPool(1)
+            )
     assert complete == 3
     assert taken.tolist() == [parties] * 3
     if threads:
         assert np.isnan(gains).all()
-        finish_nodes(0, 3, *family, *tree, np.empty((threads, 9)), gains, found, pool=WorkerPool(threads))
+        finish_nodes(
+            0, 3, *family, *tree, np.empty((threads, scratch_cells(layout))), gains, found, pool=WorkerPool(threads)
+        )
     assert np.array_equal(nodes, running(children, layout.offsets))
     for node, cells in enumerate(children):
         gain, best, _ = search(cells, np.arange(3), sizes, has_missing, Parameters(), scales)

@@ -16,6 +16,7 @@ from hansa.plan import COOPETITIVE, Plan
 from hansa.printable import size
 from hansa.roles.summed.side_by_side import trees_at_once
 from hansa.trees.losses import is_logistic
+from hansa.trees.sparse_codes import SPARSE
 
 MEMORY = Path("/proc/meminfo")
 """Where Linux says what memory it has; its sizes are in KiB."""
@@ -142,7 +143,8 @@ def _bytes_of(plan: Plan, n_rows: int, lacks: bool, large: bool, *, streamed: bo
     parameters, schema = plan.parameters, plan.schema
     features, outputs = len(schema.features), parameters.outputs
     of_code = _code_bytes(plan, lacks)
-    codes = 0 if on_disk else features * of_code * (1 if large else 2)
+    sparse = 0 if on_disk or large else 4 * features / SPARSE + 8  # at most
+    codes = 0 if on_disk else features * of_code * (1 if large else 2) + sparse
     ids = 8 * (schema.id is not None)
     columns = len(schema.labels) + (schema.weight is not None)
     hashes = 8 if parameters.subsample < 1 else 0

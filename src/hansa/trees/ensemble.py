@@ -11,11 +11,11 @@ margin, as XGBoost does, so that both give the same bits.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import pairwise
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
@@ -229,7 +229,7 @@ def _name_what_is_wrong(tree: Tree) -> None:
 def _check_sets(tree: Tree, categories: Mapping[int, tuple[int, ...]]) -> None:
     """Refuse categories of a node that is no categorical split, or that do not rise."""
     for node, own in categories.items():
-        rises = all(low < high for low, high in pairwise(own)) and own[-1] < CATEGORIES_END
+        rises = all(map(operator.lt, own, own[1:])) and own[-1] < CATEGORIES_END
         if not tree.split_type[node] or not rises:
             raise DataError(
                 f"tree: the categories of node {node} are {list(own)!r:.80}; expected rising whole numbers from 0 to 2^24 - 1, of a "

@@ -60,39 +60,39 @@ def _add_leaves(margins, codes, rows, threshold, missing, missing_left, left, ri
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _takes_left(code, bits, first, missing, missing_left):  # type: ignore[no-untyped-def]
-    """Whether a row with this code goes left at a categorical split, whose bits begin at byte `first`."""
-    if code == missing:
-        return missing_left
-    return (bits[first + (code >> 3)] >> np.uint8(code & 7)) & 1 == 0
+def _sides_of_categories(bits, first, categories, missing, missing_left, sides):  # type: ignore[no-untyped-def]
+    """sides[code] = whether a row with this code goes left at a categorical split, whose bits begin at byte `first`."""
+    for code in range(categories):
+        sides[code] = 1 - (bits[first + (code >> 3)] >> np.uint8(code & 7)) & 1
+    if missing >= 0:
+        sides[missing] = missing_left
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _add_category_leaves(margins, codes, rows, bits, first, missing, missing_left, left, right):  # type: ignore[no-untyped-def]
+def _add_category_leaves(margins, codes, rows, sides, left, right):  # type: ignore[no-untyped-def]
     """`_add_leaves` of a categorical split."""
     lefts = 0
     for i in range(rows.shape[0]):
         row = rows[i]
-        goes_left = _takes_left(np.int32(codes[row]), bits, first, missing, missing_left)
+        goes_left = sides[codes[row]]
         margins[row] += left if goes_left else right
         lefts += goes_left
     return lefts
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _partition_categories(codes, rows, scratch, begin, end, bits, first, missing, missing_left):  # type: ignore[no-untyped-def]
-    """`histogram.partition_rows` of a categorical split."""
-    left, right = begin, 0
-    for i in range(begin, end):
-        row = rows[i]
-        if _takes_left(np.int32(codes[row]), bits, first, missing, missing_left):
-            rows[left] = row
-            left += 1
-        else:
-            scratch[right] = row
-            right += 1
-    rows[left:end] = scratch[:right]
-    return left
+def _partition_categories(codes, rows, scratch, begin, end, sides):  # type: ignore[no-untyped-def]
+    """`histogram.partition_rows` of a categorical split: without a branch, whose way nobody can foresee."""
+    own = rows[begin:end]
+    others = scratch[: end - begin]
+    left = np.uint64(0)
+    for i in range(own.shape[0]):
+        row = own[i]
+        own[left] = row
+        others[np.uint64(i) - left] = row
+        left += np.uint64(sides[codes[row]])
+    own[left:] = others[: np.uint64(own.shape[0]) - left]
+    return begin + np.int64(left)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -128,6 +128,10 @@ def advance(  # type: ignore[no-untyped-def]
     next_starts = np.empty((2 * built + waiting, chunks), np.int64)
     next_ends = np.empty((2 * built + waiting, chunks), np.int64)
     counts = np.empty(2 * splits, np.int64)
+    most = 0
+    for f in range(n_categories.shape[0] if categories.shape[0] else 0):
+        most = max(most, n_categories[f])
+    sides = np.empty(most + 1, np.uint8)
     split, at, leaves, first = 0, 0, 0, 0
     for i in range(decided):
         node = nodes[i] if nodes.shape[0] else i
@@ -139,6 +143,8 @@ def advance(  # type: ignore[no-untyped-def]
         f = feature[i]
         to_left = missing_left[i] != 0
         ends_here = last or build_left[split] == BOTH_LEAVES
+        if n_categories[f]:
+            _sides_of_categories(categories, first, n_categories[f], missing_code[f], to_left, sides)
         counts[2 * split], counts[2 * split + 1] = 0, 0
         for chunk in range(chunks):
             begin, end = starts[node, chunk], ends[node, chunk]
@@ -147,9 +153,7 @@ def advance(  # type: ignore[no-untyped-def]
                 left, right = child_leaf[leaves], child_leaf[leaves + 1]
                 moved = margins[chunk * CHUNK_ROWS : (chunk + 1) * CHUNK_ROWS]
                 if n_categories[f]:
-                    lefts = _add_category_leaves(
-                        moved, of_chunk, rows[begin:end], categories, first, missing_code[f], to_left, left, right
-                    )
+                    lefts = _add_category_leaves(moved, of_chunk, rows[begin:end], sides, left, right)
                 else:
                     lefts = _add_leaves(
                         moved, of_chunk, rows[begin:end], bins[i], missing_code[f], to_left, left, right
@@ -157,9 +161,7 @@ def advance(  # type: ignore[no-untyped-def]
                 middle = begin + lefts
             else:
                 if n_categories[f]:
-                    middle = _partition_categories(
-                        of_chunk, rows, scratch, begin, end, categories, first, missing_code[f], to_left
-                    )
+                    middle = _partition_categories(of_chunk, rows, scratch, begin, end, sides)
                 else:
                     middle = histogram.partition_rows(
                         of_chunk, rows, scratch, begin, end, bins[i], missing_code[f], to_left
@@ -321,6 +323,20 @@ def rounded(values: npt.NDArray[np.float32], bits: int) -> npt.NDArray[np.float3
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _packed_bits(features, chosen, n_categories):  # type: ignore[no-untyped-def]
+    """The bits of each split's categories, one split's behind the other's: uint8.
+
+    features: of the splits, integers (splits,). chosen: uint8 (splits, bytes of the most categories). n_categories: by feature.
+    """
+    packed, at = np.empty(chosen.size, np.uint8), 0
+    for split in range(chosen.shape[0]):
+        for byte in range(bytes_of(n_categories[features[split]])):
+            packed[at] = chosen[split, byte]
+            at += 1
+    return packed[:at]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def nodes_to_build(build_left):  # type: ignore[no-untyped-def]
     """Positions, among the next level's active nodes, of the children that are built: int64 (built,); build_left uint8 (splits,)."""
     positions = np.empty(build_left.shape[0], np.int64)
@@ -457,8 +473,7 @@ class Grower:
                 rule.hessian_unit,
             ]
         )
-        codes = int(np.diff(layout.offsets.astype(np.int64)).max()) if len(layout.columns) else 1
-        self._scratch = np.empty((pool.threads, codes))
+        self._scratch = np.empty((pool.threads, splitting.scratch_cells(layout)))
         self._planes = scales.planes
         self._steps = 0
         self._depth = 0
@@ -696,10 +711,9 @@ class Grower:
         self, features: npt.NDArray[np.integer[Any]], chosen: npt.NDArray[np.uint8]
     ) -> npt.NDArray[np.uint8]:
         """`Level.categories` of the splits of these features; chosen: uint8 (splits, category bytes)."""
-        if not chosen.size:
-            return NO_CATEGORIES
-        sizes = bytes_of(self._rules.n_categories[features])
-        return np.asarray(chosen[np.arange(chosen.shape[1]) < sizes[:, None]])
+        return (
+            NO_CATEGORIES if not chosen.size else np.asarray(_packed_bits(features, chosen, self._rules.n_categories))
+        )
 
     def _child_bounds(
         self, found: Int64, totals: Int64, bounds: npt.NDArray[np.float64], where: Int64
@@ -817,13 +831,39 @@ def _assembled(
             cure=NEARER,
         )
     bits = np.concatenate([level.categories for level in levels])
-    categories = {
-        int(node): tuple(
-            np.flatnonzero(np.unpackbits(bits[first:], bitorder="little", count=int(n_categories[feature]))).tolist()
-        )
-        for node, first, feature in ((node, firsts[node], indices[node]) for node in np.flatnonzero(firsts >= 0))
-    }
+    categories = {}
+    if len(bits):
+        nodes, counts, right_ones = (own.tolist() for own in _chosen_categories(bits, firsts, indices, n_categories))
+        end = 0
+        for node, count in zip(nodes, counts, strict=True):
+            categories[node] = tuple(right_ones[end : end + count])
+            end += count
     return Tree(left, right, parents, indices, conditions, default_left, base, gain, cover, categories=categories)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _chosen_categories(bits, firsts, indices, n_categories):  # type: ignore[no-untyped-def]
+    """The nodes with a set of categories, how many go right at each, and which, node after node: int64 arrays.
+
+    bits: `Level.categories` of all levels. firsts, indices: of `_assemble`, by node.
+    """
+    nodes, counts, chosen = (
+        np.empty(len(firsts), np.int64),
+        np.empty(len(firsts), np.int64),
+        np.empty(8 * len(bits), np.int64),
+    )
+    found, at = 0, 0
+    for node in range(len(firsts)):
+        if firsts[node] < 0:
+            continue
+        begin = at
+        for category in range(n_categories[indices[node]]):
+            if bits[firsts[node] + (category >> 3)] >> np.uint8(category & 7) & 1:
+                chosen[at] = category
+                at += 1
+        nodes[found], counts[found] = node, at - begin
+        found += 1
+    return nodes[:found], counts[:found], chosen[:at]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -22,8 +22,11 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from hansa.trees.splitting import _column, _score_column, _sums_at, leaf_weight, node_totals, score
+from hansa.trees.splitting import _column, _highest, _score_column, _sums_at, leaf_weight, node_totals, score
 from hansa.trees.worker_pool import StartSignal, WorkerPool, no_start_signal
+
+FEW_CATEGORIES = 64
+"""Up to so many are sorted by moving each to its place, which takes less time than to part them and put the parts together."""
 
 _SURELY_BELOW = 1 - 1e-9
 """Times the best score: scores below it are lower, however they were rounded."""
@@ -159,7 +162,8 @@ def best_of_node(  # type: ignore[no-untyped-def]
     most_cells = np.int64(0)
     for j in range(columns.shape[0]):
         most_cells = max(most_cells, np.int64(offsets[j + 1]) - np.int64(offsets[j]))
-    scratch = np.empty(most_cells)
+    scratch, limit = np.empty(most_cells), np.empty(1)
+    room, order = np.empty((2, most_cells), np.int64), np.empty(most_cells, np.int64)
     for j in range(columns.shape[0]):
         if usable.shape[0] and not usable[j]:
             continue
@@ -171,7 +175,7 @@ def best_of_node(  # type: ignore[no-untyped-def]
         if n_categories[feature]:
             best = _best_categories(
                 sums, own, begin, n_categories[feature], max_cat_to_onehot, max_cat_threshold, missing_g, missing_h,
-                total_g, total_h, rule, is_bounded, low, high, feature, right, total, best, found, chosen,
+                total_g, total_h, rule, is_bounded, low, high, feature, right, total, best, room, scratch, order, found, chosen,
             )  # fmt: skip
             continue
         for side in range(2 if missing_h > 0 else 1):
@@ -180,6 +184,10 @@ def best_of_node(  # type: ignore[no-untyped-def]
                     sums, begin, end, np.float64(side * missing_g), np.float64(side * missing_h), np.float64(total_g),
                     np.float64(total_h), rule[0], rule[1], rule[2], rule[3], rule[4], rule[5], scratch,
                 )  # fmt: skip
+                # Most columns have no candidate that comes near the best one: one look at all of theirs together says so.
+                limit[0] = max(best * _SURELY_BELOW, 0.0)
+                if monotone[feature] == 0 and _highest(scratch[: end - begin]) < limit.view(np.int64)[0]:
+                    continue
             # Of present values all may go right, which is the other way round of all going left: one of the two may be forbidden.
             for cell in range(begin - 1 if side == 1 and monotone[feature] else begin, end):
                 # The fast scores differ from `_both` by roundings: what is clearly no better is passed over.
@@ -212,12 +220,38 @@ def _cell_of(running, cell, begin):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _clearly_below(best, total_g, total_h, g_right, h_right, rule):  # type: ignore[no-untyped-def]
+    """Whether `_both` of a split without alpha, max_delta_step and bounds is below `best`, by more than roundings; without a division,
+    which takes most of the time of `_both`."""
+    a, u = (total_g - g_right) * rule[4], (total_h - h_right) * rule[5] + rule[0]
+    c, v = g_right * rule[4], h_right * rule[5] + rule[0]
+    return a * a * v + c * c * u < best * _SURELY_BELOW * (u * v)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _sort(weights, order):  # type: ignore[no-untyped-def]
+    """Write the positions of weights into order, ascending; of equal ones the first stands first."""
+    if weights.shape[0] > FEW_CATEGORIES:
+        order[:] = np.argsort(weights, kind="mergesort")
+        return
+    for i in range(weights.shape[0]):
+        own, at = weights[i], i
+        while at > 0 and own < weights[order[at - 1]]:
+            order[at] = order[at - 1]
+            at -= 1
+        order[at] = i
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _best_categories(  # type: ignore[no-untyped-def]
     sums, own, begin, count, max_cat_to_onehot, max_cat_threshold, missing_g, missing_h,
-    total_g, total_h, rule, is_bounded, low, high, feature, right, total, best, found, chosen,
+    total_g, total_h, rule, is_bounded, low, high, feature, right, total, best, room, scratch, order, found, chosen,
 ):  # fmt: skip
-    """The best split of a categorical feature, if it is better than `best`; the best of both. Arguments of `best_of_node`."""
-    g_of, h_of = np.empty(count, np.int64), np.empty(count, np.int64)
+    """The best split of a categorical feature, if it is better than `best`; the best of both. Arguments of `best_of_node`.
+
+    room: int64 (2, cells), scratch: float64 (cells,), order: int64 (cells,), overwritten, with at least as many cells as categories.
+    """
+    g_of, h_of, order = room[0], room[1], order[:count]
     before_g, before_h = np.int64(0), np.int64(0)
     for c in range(count):
         g, h = _sums_at(sums, begin + c)
@@ -225,14 +259,17 @@ def _best_categories(  # type: ignore[no-untyped-def]
         before_g, before_h = g, h
     parties = own.shape[0]
     one_hot = count < max_cat_to_onehot
-    order = np.arange(count)
-    if not one_hot:
-        weights = np.empty(count)
+    if one_hot:
+        for c in range(count):
+            order[c] = c
+    else:
+        weights = scratch[:count]
         for c in range(count):
             weights[c] = 0.0
             if h_of[c] >= rule[3]:  # as XGBoost, which trusts no weight of a lighter one
                 weights[c] = leaf_weight(g_of[c] * rule[4], h_of[c] * rule[5], rule[0], rule[1], rule[2])
-        order = np.argsort(weights, kind="mergesort")
+        _sort(weights, order)
+    is_simple = not is_bounded and rule[1] == 0.0 and rule[2] == 0.0
     most = count if one_hot else min(count, max_cat_threshold) - 1
     first, last, is_right = -1, -1, True
     for way in range(
@@ -257,6 +294,8 @@ def _best_categories(  # type: ignore[no-untyped-def]
                 g_right, h_right = side_g, side_h
             else:
                 g_right, h_right = total_g - side_g, total_h - side_h
+            if is_simple and _clearly_below(best, total_g, total_h, g_right, h_right, rule):
+                continue
             both = _both(total_g - g_right, total_h - h_right, g_right, h_right, rule, is_bounded, low, high, 0)
             if not both > best:
                 continue

@@ -121,6 +121,16 @@ def _add_wider(codes, columns, rows, packed, sums, stride):  # type: ignore[no-u
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _add_ragged(codes, offsets, rows, packed, sums):  # type: ignore[no-untyped-def]
+    """sums[offsets[j] + code] += packed, for every column j; codes, rows and packed are one chunk's."""
+    for i in range(rows.shape[0]):
+        row = rows[i]
+        value = packed[row]
+        for j in range(codes.shape[1]):
+            sums[offsets[j] + np.uint64(codes[row, j])] += value
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _build_node(codes, columns, offsets, stride, rows, starts, ends, packed, sums, out):  # type: ignore[no-untyped-def]
     """Histogram of one node, int64 (planes, cells); its rows of chunk c are rows[starts[c] : ends[c]]. `sums` is scratch of stride k
     cells.
@@ -149,6 +159,12 @@ def _build_node(codes, columns, offsets, stride, rows, starts, ends, packed, sum
                 out[0, cell + code] = sums[stride * j + code]
         return
     out[:] = 0
+    if out.shape[0] == 1 and k == codes.shape[1]:
+        for chunk in range(starts.shape[0]):
+            first = chunk * CHUNK_ROWS
+            own, of_chunk = rows[starts[chunk] : ends[chunk]], codes[first : first + CHUNK_ROWS]
+            _add_ragged(of_chunk, offsets, own, packed[0][first : first + CHUNK_ROWS], out[0])
+        return
     for chunk in range(starts.shape[0]):
         before = np.uint64(chunk * CHUNK_ROWS)
         for i in range(starts[chunk], ends[chunk]):

@@ -15,6 +15,7 @@ from hansa.trees.growth import Buffers, RowPartition
 from hansa.trees.histogram import Int64
 from hansa.trees.level import Level
 from hansa.trees.row_chunks import ChunkedRows
+from hansa.trees.sparse_codes import SparseCodes, build_sparse_histograms, sparse_codes
 from hansa.trees.worker_pool import WorkerPool
 
 PARALLEL_VALUES = 200_000
@@ -100,7 +101,8 @@ def code_in_memory(
 ) -> RowCodes:
     """`CodeRows` into this process's memory."""
     binned = bin_groups(groups, n_rows, cuts, pool.threads, held, twice=not large)
-    return CodesInMemory(binned, missing_codes(cuts), n_categories, pool)
+    sparse = None if large else sparse_codes(binned.codes_by_feature, binned.offsets)
+    return CodesInMemory(binned, missing_codes(cuts), n_categories, pool, sparse)
 
 
 class PackedInMemory:
@@ -122,7 +124,7 @@ class CodesInMemory:
 
     Args:
         binned: the codes. missing, n_categories: int32 (n_features,): the code that means missing, or -1; categories, 0 of a feature
-            that has none. pool: compute threads.
+            that has none. pool: compute threads. sparse: the same codes, where they are sparse.
     """
 
     def __init__(
@@ -131,7 +133,9 @@ class CodesInMemory:
         missing: npt.NDArray[np.int32],
         n_categories: npt.NDArray[np.int32],
         pool: WorkerPool,
+        sparse: SparseCodes | None = None,
     ) -> None:
+        self._sparse = sparse
         self._binned = binned
         self._missing = missing
         self._n_categories = n_categories
@@ -143,7 +147,7 @@ class CodesInMemory:
         trained, others = (
             RowPartition(codes, self._missing, self._n_categories, rows, margins) for rows in (inside, outside)
         )
-        return _TreeInMemory(self._binned.codes, trained, others, self._pool, self._buffers)
+        return _TreeInMemory(self._binned.codes, self._sparse, trained, others, self._pool, self._buffers)
 
     def pack(self, planes: int) -> PackedInMemory:
         return PackedInMemory(planes, len(self._binned.codes))
@@ -160,18 +164,21 @@ class _TreeInMemory:
     """See `RowsInTree`.
 
     Args:
-        codes: uint8 or uint16 (n_rows, n_features). inside, outside: the rows trained on, and all others. buffers: shared by trees.
+        codes: uint8 or uint16 (n_rows, n_features). sparse: the same, or None. inside, outside: the rows trained on, and all others.
+        buffers: shared by trees.
     """
 
     def __init__(
         self,
         codes: npt.NDArray[Any],
+        sparse: SparseCodes | None,
         inside: RowPartition,
         outside: RowPartition,
         pool: WorkerPool,
         buffers: Buffers,
     ) -> None:
         self._codes = codes
+        self._sparse = sparse
         self._inside = inside
         self._outside = outside
         self._pool = pool
@@ -184,6 +191,11 @@ class _TreeInMemory:
     def histograms(self, layout: histogram.Layout, positions: Int64, packed: PackedInMemory, out: Int64) -> None:
         partition, pool = self._inside, self._pool
         starts, ends = partition.starts[positions], partition.ends[positions]
+        sparse = self._sparse
+        if sparse is not None and len(layout.columns) == len(sparse.frequent):
+            of_codes = sparse.starts, sparse.cells, sparse.frequent, layout.offsets
+            build_sparse_histograms(*of_codes, partition.rows, starts, ends, packed.values, out)
+            return
         sums = self._buffers.get("sums", (pool.threads, layout.scratch))
         columns = layout.columns
         work = (self._codes, columns, layout.offsets, layout.stride, partition.rows, starts, ends, packed.values)
