@@ -31,7 +31,8 @@ from hansa.transport.credentials import Credentials
 from hansa.transport.delivery import HEAD
 from hansa.transport.recording import RecordingHub, read_transcript
 from hansa.transport.resumable import ResumableChannel, ResumableHub
-from hansa.transport.tls import TlsChannel, TlsHub
+from hansa.transport.tls import TlsChannel
+from hansa.transport.tls_hub import TlsHub
 from made_tables import NAMES, OPEN, plan, spread, table
 from waiting import HANG_S
 

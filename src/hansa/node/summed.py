@@ -52,7 +52,7 @@ from hansa.transport.channel import Channel, Frame, Hub, Traffic
 from hansa.transport.notices import Notify
 from hansa.transport.recording import RecordingChannel, RecordingHub
 from hansa.transport.resumable import ResumableChannel, ResumableHub
-from hansa.transport.tls import HubLimits
+from hansa.transport.tls_links import HubLimits
 from hansa.trees.worker_pool import WorkerPool
 
 SPIN_S = 0.001
