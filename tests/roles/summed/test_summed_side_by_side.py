@@ -187,7 +187,7 @@ def test_a_level_at_a_party_takes_a_quarter_of_the_bound_whatever_the_number_of_
 
         def watched(self, quantity, values, *others):
             if self._name == ME and quantity == "histograms":
-                place = self._tree, self._step
+                place = self._asker.tree, self._asker.step
                 levels[place] = levels.get(place, 0) + values.nbytes
             return contribute(self, quantity, values, *others)
 
