@@ -33,7 +33,8 @@ from hansa.errors import HansaError
 from hansa.node.in_process import train_in_process
 from hansa.protocol.messages import Contribution, SplitNodes, decode
 from hansa.roles.run import run_hub, run_member
-from hansa.roles.summed.aggregator import Aggregator, Outcome
+from hansa.roles.summed.aggregator import Aggregator
+from hansa.roles.summed.outcome import Outcome
 from hansa.roles.summed.party import Party
 from hansa.transport.channel import Channel, Hub
 from hansa.transport.credentials import Credentials
