@@ -1,4 +1,4 @@
-"""The aggregator as one party hears it: at which step, and how what is wrong with its words becomes its fault."""
+"""Who asks a party: at which step the aggregator is, and how what is wrong with its words becomes its fault."""
 
 from __future__ import annotations
 

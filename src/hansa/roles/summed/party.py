@@ -348,7 +348,7 @@ class Party:
             case Described():
                 self._session.go(message, "finished")
                 vouched = None if self._counts is None else self._counts.naming.pooled_bins
-                self.description = self._bins.read(message, vouched, self._name, self.run, self._roster)
+                self.description = self._bins.accept(message, vouched, self._name, self.run, self._roster)
                 self._masking.erase()
                 yield messages.encode(Received(hashlib.sha256(frame).digest()))
                 self.done = True
@@ -704,7 +704,7 @@ class Party:
         self._told.level = 0
 
     def _split(self, message: SplitNodes) -> Iterator[bytes]:
-        told = self._told.read(message)
+        told = self._told.levels_told(message)
         for tree, level in told:
             if self._name in self._plan.receivers:
                 tree.levels.append(level.copy())  # frames are not kept

@@ -49,7 +49,7 @@ class ToldDescription:
             describing.check_own(self.layout, self.own, self._pooled, n_rows)
         self.in_bins = describing.bins_of(self.layout, self.own, self._pooled, n_rows)
 
-    def read(self, message: Described, vouched: Int64 | None, name: str, run: bytes, roster: Roster) -> Description:
+    def accept(self, message: Described, vouched: Int64 | None, name: str, run: bytes, roster: Roster) -> Description:
         """What is told of the pooled table, where it is what the plan allows, with this party's own shifts. Raises ProtocolError.
 
         Args:

@@ -153,7 +153,7 @@ class ToldTrees:
             which, expected = (", ".join(map(str, numbers)) for numbers in (told, [tree.number for tree in trees]))
             raise self._asker.broken(f"{what} tree {which}; expected tree {expected}")
 
-    def read(self, message: SplitNodes) -> list[tuple[ToldTree, Level]]:
+    def levels_told(self, message: SplitNodes) -> list[tuple[ToldTree, Level]]:
         """The trees that grow, and what is told of each as views into the frame. Raises ProtocolError."""
         growing = self.growing
         self._expect("splits for", message, growing)
