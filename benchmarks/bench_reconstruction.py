@@ -33,7 +33,7 @@ from hansa.data.source import Rows
 from hansa.node.cores import cores
 from hansa.node.in_process import train_in_process
 from hansa.protocol.messages import Contribution, QuantiseGradients, SplitNodes, UseCuts, decode
-from hansa.roles.summed.aggregator import TOTALS
+from hansa.roles.summed.margin_bounds import TOTALS
 from hansa.transport.channel import Frame, Hub, Traffic
 from hansa.trees import objective
 from hansa.trees.ensemble import base_margin

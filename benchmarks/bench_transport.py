@@ -19,8 +19,10 @@ from rich.table import Table
 from benchmarks.machine import console
 from hansa.consortium.identity import create_identity, load_identity, save_identity
 from hansa.consortium.members import members_of, read_members, write_members
+from hansa.transport.credentials import Credentials
 from hansa.transport.resumable import ResumableChannel, ResumableHub
-from hansa.transport.tls import Credentials, TlsChannel, TlsHub
+from hansa.transport.tls import TlsChannel
+from hansa.transport.tls_hub import TlsHub
 
 SIZES = {"100 B": (100, 3000), "100 kB": (100_000, 1000), "4 MB": (4_000_000, 60)}
 WARM_UP = 20

@@ -81,9 +81,9 @@ from hansa.roles.secure_channel import KINDS, SecureChannel
 from hansa.roles.shared.snapshots import KeptMargins, KeptModel, KeptRound
 from hansa.roles.shared.snapshots import decode as decode_kept
 from hansa.roles.shared.snapshots import encode as encode_kept
-from hansa.roles.summed.aggregator import Outcome
 from hansa.roles.summed.checkpoints import SignedCheckpoint, agree, start_of_chain
 from hansa.roles.summed.journal import Broadcast, broadcast_in
+from hansa.roles.summed.outcome import Outcome
 from hansa.roles.summed.snapshots import Setup, Snapshot
 from hansa.roles.summed.verified_counts import SIGNING_PURPOSE, Evidence, signed_bytes
 from hansa.secure.at_rest import StateSealer

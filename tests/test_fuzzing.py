@@ -151,10 +151,10 @@ OUR_OWN = {
     "a stream of TLS, whose bytes OpenSSL reads": (
         "transport.frames.Stream.read",
         "transport.frames.Stream.read_on",
-        "transport.tls._Until.read",
-        "transport.tls._Until.read_on",
         "transport.tls_stream.TlsStream.read",
         "transport.tls_stream.TlsStream.read_on",
+        "transport.tls_stream.Until.read",
+        "transport.tls_stream.Until.read_on",
     ),
 }
 """Functions of such a name that are not fuzzed, by why."""
@@ -182,7 +182,7 @@ NOT_FROM_OTHERS = {
     "plan.rules": "rounds a number, and reads no bytes",
     "transport.credentials": "certificates of the members file, which is read before",
     "transport.tcp": "what this machine's kernel says of a connection",
-    "transport.tls": "certificates of the members file, which is read before",
+    "transport.welcome": "certificates of the members file, which is read before",
 }
 """Modules that take bytes apart and are in no target, by why."""
 

@@ -12,8 +12,8 @@ from hansa.data.binning import bin_rows
 from hansa.data.quantiles import CutSearch, count_cells
 from hansa.data.source import Rows
 from hansa.plan import Plan
-from hansa.roles.summed.aggregator import MARGIN_ERROR, MARGIN_SLACK
 from hansa.roles.summed.features import feature_rules, node_columns
+from hansa.roles.summed.margin_bounds import MARGIN_ERROR, MARGIN_SLACK
 from hansa.roles.summed.statistics import (
     bounds_of,
     count_magnitudes,

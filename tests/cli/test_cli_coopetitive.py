@@ -24,7 +24,7 @@ from hansa.node.phases import PhaseTimes, phase_of
 from hansa.node.record import HubRecord, Record, SharedRecord
 from hansa.protocol.messages import SEALED, Abort, Relay, decode
 from hansa.transport.recording import read_transcript
-from hansa.transport.tls import TlsHub
+from hansa.transport.tls_hub import TlsHub
 from hansa.trees.xgboost_json import from_json
 from made_consortium import AGAIN, assert_refused, cells, hansa, write_table
 from sharing_hands import COMMANDS, N_ROWS, PARTIES, PLAN, Hand

@@ -24,7 +24,7 @@ from hansa.consortium.identity import (
 from hansa.consortium.members import members_of, read_members, write_members
 from hansa.node import config
 from hansa.protocol.messages import decode
-from hansa.transport import tcp, tls
+from hansa.transport import tcp, tls, tls_handshakes
 from hansa.transport.recording import read_transcript
 from hansa.trees.xgboost_json import from_json
 from http_proxy import HttpProxy
@@ -365,7 +365,8 @@ def test_what_a_member_sends_a_second_is_as_its_file_says(consortium: Consortium
         tuned.append(most_bytes_per_s)
         raise OSError("enough is known")
 
-    monkeypatch.setattr(tls, "tune", noted)
+    for module in (tls, tls_handshakes):
+        monkeypatch.setattr(module, "tune", noted)
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = 0 if name == HUB else other.getsockname()[1]
         path = write_member(consortium.folder, name, port, send_mbit=8, wait_s=5)

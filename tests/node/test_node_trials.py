@@ -16,7 +16,7 @@ from hansa.errors import ProtocolError
 from hansa.node.in_process import policy_of_holder, train_in_process
 from hansa.node.trial_scores import is_behind, search_scores
 from hansa.plan import Interval, Plan, Search, parse_plan
-from hansa.roles.summed.aggregator import Aggregator
+from hansa.roles.summed.metric_history import MetricHistory
 from made_consortium import PARTIES, PLAN, Consortium, make_consortium
 from made_tables import plan, spread
 from sharing_hands import Hand
@@ -59,7 +59,7 @@ def test_a_trial_is_the_training_with_its_parameters(mode):
 @pytest.mark.parametrize("mode", ["federated", "secure-aggregation"])
 def test_an_aggregator_can_end_trials_early_and_no_other_runs(mode, monkeypatch):
     one = of_trials(mode).of_trials()[0]
-    monkeypatch.setattr(Aggregator, "_stops_early", lambda self: len(self._history["logloss"]) == 2)
+    monkeypatch.setattr(MetricHistory, "stops_early", lambda self: len(self.values["logloss"]) == 2)
     run = train_in_process(one, TABLES, policy=policy_of_holder(one))
     assert len(run.outcome.history["logloss"]) == run.outcome.trees_grown == 2
     other = replace(one, search=None, trial=None, part_of="", receivers=("aurora",), on_dropout="abort")

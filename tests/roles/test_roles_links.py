@@ -23,7 +23,8 @@ from hansa.errors import HansaError
 from hansa.node.in_process import train_in_process
 from hansa.protocol.messages import Contribution, decode
 from hansa.roles.run import run_hub, run_member
-from hansa.roles.summed.aggregator import Aggregator, Outcome
+from hansa.roles.summed.aggregator import Aggregator
+from hansa.roles.summed.outcome import Outcome
 from hansa.roles.summed.party import Party
 from hansa.roles.summed.sum_masking import Signer
 from hansa.secure.masking import Label, Masker
@@ -31,7 +32,8 @@ from hansa.transport.credentials import Credentials
 from hansa.transport.delivery import HEAD
 from hansa.transport.recording import RecordingHub, read_transcript
 from hansa.transport.resumable import ResumableChannel, ResumableHub
-from hansa.transport.tls import TlsChannel, TlsHub
+from hansa.transport.tls import TlsChannel
+from hansa.transport.tls_hub import TlsHub
 from made_tables import NAMES, OPEN, plan, spread, table
 from waiting import HANG_S
 

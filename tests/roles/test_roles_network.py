@@ -33,11 +33,14 @@ from hansa.errors import HansaError
 from hansa.node.in_process import train_in_process
 from hansa.protocol.messages import Contribution, SplitNodes, decode
 from hansa.roles.run import run_hub, run_member
-from hansa.roles.summed.aggregator import Aggregator, Outcome
+from hansa.roles.summed.aggregator import Aggregator
+from hansa.roles.summed.outcome import Outcome
 from hansa.roles.summed.party import Party
 from hansa.transport.channel import Channel, Hub
+from hansa.transport.credentials import Credentials
 from hansa.transport.recording import RecordingChannel, RecordingHub, read_transcript
-from hansa.transport.tls import Credentials, TlsChannel, TlsHub
+from hansa.transport.tls import TlsChannel
+from hansa.transport.tls_hub import TlsHub
 from made_tables import NAMES, OPEN, plan, spread, table
 from waiting import HANG_S
 

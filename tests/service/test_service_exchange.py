@@ -36,7 +36,8 @@ from hansa.service.exchange import MOST_FRAMES, VERSION, WINDOW_S, Budget, Excha
 from hansa.service.proposals import forget_proposal, keep_proposal, take
 from hansa.transport.credentials import Credentials
 from hansa.transport.tcp import listen
-from hansa.transport.tls import TlsChannel, TlsHub
+from hansa.transport.tls import TlsChannel
+from hansa.transport.tls_hub import TlsHub
 from made_consortium import HUB, PARTIES, PLAN, assert_refused, hansa, make_consortium
 from made_services import Services, write_service
 from waiting import HANG_S, until

@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 
 from hansa.consortium.identity import CERTIFICATE_FILE, TLS_KEY_FILE, Identity, create_identity, save_identity
-from hansa.transport.tls import Credentials, HubLimits, TlsChannel, TlsHub
+from hansa.transport.credentials import Credentials
+from hansa.transport.tls import TlsChannel
+from hansa.transport.tls_hub import TlsHub
+from hansa.transport.tls_links import HubLimits
 from waiting import HANG_S
 
 NOW = datetime.now(UTC)

@@ -14,8 +14,9 @@ import pytest
 
 from cutting_line import HANDSHAKE_BYTES, Cut, CuttingLine, drawn_cuts
 from hansa.errors import MemberLost, SessionRefused, TransportError
-from hansa.transport import delivery, notices, resumable, tcp, tls
+from hansa.transport import delivery, notices, resumable, tcp, tls, tls_handshakes, tls_hub, tls_links
 from hansa.transport.channel import Traffic
+from hansa.transport.credentials import Credentials
 from hansa.transport.delivery import (
     ACKNOWLEDGE,
     CLOSE,
@@ -30,7 +31,8 @@ from hansa.transport.delivery import (
 )
 from hansa.transport.notices import Notice
 from hansa.transport.resumable import ResumableChannel, ResumableHub
-from hansa.transport.tls import Credentials, HubLimits, TlsChannel
+from hansa.transport.tls import TlsChannel
+from hansa.transport.tls_links import HubLimits
 from waiting import HANG_S, Clock, until
 
 LIMITS = HubLimits(frame_bytes=16 * 2**20, handshake_s=HANG_S, send_s=HANG_S)
@@ -107,7 +109,7 @@ class Net:
 def clock(monkeypatch) -> Clock:
     """The clock of hub and member, which goes on faster where a test says so."""
     clock = Clock()
-    for module in (resumable, tls):
+    for module in (resumable, tls, tls_hub, tls_handshakes):
         monkeypatch.setattr(module, "time", clock)
     return clock
 
@@ -334,8 +336,8 @@ def test_a_frame_in_hand_stays_as_it_is_while_the_answer_meets_a_broken_line(net
     for place in range(3):
         hub.send("north", pattern(20_000, 1000 * place))
     first = north.receive(HANG_S)
-    hub._inner._links["north"].stream._plain.shutdown(socket.SHUT_WR)
-    until(lambda: tls._is_over(north._link._stream), "the end of the line")
+    hub._inner._links.by_member["north"].stream._plain.shutdown(socket.SHUT_WR)
+    until(lambda: tls_links._is_over(north._link._stream), "the end of the line")
     answering = net.threads.submit(north.send, b"answer")
     while not answering.done():
         with contextlib.suppress(TransportError):
@@ -620,7 +622,7 @@ def test_a_process_that_ended_before_anything_was_said_may_be_started_again(net)
     line = net.line(hub)
     net.connect(hub, "north", line.port)
     line.sever()
-    until(lambda: tls._is_over(hub._inner._links["north"].stream), "the end of the line")
+    until(lambda: tls_links._is_over(hub._inner._links.by_member["north"].stream), "the end of the line")
     again = net.dialling(hub.port, "north")
     while not again.done():
         with contextlib.suppress(TransportError):
@@ -703,7 +705,7 @@ def test_a_member_that_never_greets_is_hung_up_on(net, clock):
     silent = net.threads.submit(TlsChannel.connect, credentials, "hub", "127.0.0.1", hub.port, timeout_s=10 * HANG_S)
     south = net.connect(hub, "south")
     asked(hub, south, "south")
-    while not hub._inner._pending:
+    while not hub._inner._handshakes.pending:
         with pytest.raises(TransportError, match="no frame from any member"):
             hub.receive(0.05)
     clock.forward(LIMITS.handshake_s)

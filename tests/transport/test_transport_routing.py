@@ -18,7 +18,8 @@ from hansa.transport.credentials import Credentials
 from hansa.transport.notices import Notice
 from hansa.transport.resumable import ResumableChannel, ResumableHub
 from hansa.transport.routing import HandedListener, NotYet, Router, local_pair, route_of, server_name
-from hansa.transport.tls import TlsChannel, TlsHub
+from hansa.transport.tls import TlsChannel
+from hansa.transport.tls_hub import TlsHub
 from waiting import HANG_S, until
 
 DIGEST = bytes(range(32))

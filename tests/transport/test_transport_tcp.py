@@ -13,10 +13,12 @@ from collections.abc import Iterator
 import pytest
 
 from hansa.errors import LinkLost, MemberLost, TransportError
-from hansa.transport import tcp, tls
+from hansa.transport import tcp, tls, tls_handshakes
 from hansa.transport.notices import Notice
 from hansa.transport.tcp import LineSilent, Lookout, SilenceWatch, listen, place, silence_for
-from hansa.transport.tls import HubLimits, TlsChannel, TlsHub
+from hansa.transport.tls import TlsChannel
+from hansa.transport.tls_hub import TlsHub
+from hansa.transport.tls_links import HubLimits
 from waiting import HANG_S
 
 HAS_IPV6 = socket.has_ipv6 and socket.has_dualstack_ipv6()
@@ -287,7 +289,8 @@ def test_every_connection_that_an_end_makes_or_takes_sends_no_faster_than_it_may
         tuned.append(plain)
         tcp.tune(plain, silence_s, most_bytes_per_s)
 
-    monkeypatch.setattr(tls, "tune", noted)
+    for module in (tls, tls_handshakes):
+        monkeypatch.setattr(module, "tune", noted)
     hub = network.hub(most_bytes_per_s=1_000_000)
     dialled = network.dialling(hub, "north", most_bytes_per_s=2_000_000)
     hub.wait_for(["north"], HANG_S)

@@ -19,10 +19,12 @@ import pytest
 from cryptography import x509
 
 from hansa.errors import IdentityError, MemberLost, TransportError
-from hansa.transport import notices, tcp, tls, tls_stream
+from hansa.transport import notices, tcp, tls, tls_handshakes, tls_hub, tls_stream
 from hansa.transport.channel import Traffic
+from hansa.transport.credentials import Credentials
 from hansa.transport.notices import Notice
-from hansa.transport.tls import Credentials, TlsChannel, TlsHub
+from hansa.transport.tls import TlsChannel
+from hansa.transport.tls_hub import TlsHub
 from waiting import HANG_S, Clock, until
 
 SIZES = [1, 100, 2**14 - 4, 2**14 - 3, 2**16, 2**16 + 2**14 - 4, 3_000_001]
@@ -172,7 +174,7 @@ def test_what_a_member_said_before_it_hung_up_comes_with_its_loss_where_that_is_
 def test_both_ends_ask_within_forty_seconds_whether_the_other_is_there(network):
     hub = network.hub()
     (north,) = network.connect(hub, "north")
-    for plain in (north._stream._plain, hub._links["north"].stream._plain):
+    for plain in (north._stream._plain, hub._links.by_member["north"].stream._plain):
         assert plain.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         idle, pause, count = (
             plain.getsockopt(socket.IPPROTO_TCP, option)
@@ -186,7 +188,7 @@ def test_a_timeout_inside_a_frame_loses_nothing(network):
     hub = network.hub()
     (north,) = network.connect(hub, "north")
     frame = prefixed(pattern(100_000))
-    link = hub._links["north"]
+    link = hub._links.by_member["north"]
     link.stream.write(frame[:50_000])
     link.stream.flush()
     with pytest.raises(TransportError, match="no frame from the hub"):
@@ -205,7 +207,7 @@ def test_many_frames_in_one_tls_record_all_arrive(network):
 def test_a_trickling_hub_does_not_stretch_a_members_deadline(network):
     hub = network.hub()
     (north,) = network.connect(hub, "north")
-    link, stop = hub._links["north"], threading.Event()
+    link, stop = hub._links.by_member["north"], threading.Event()
 
     def trickle() -> None:
         link.stream.write((1_000_000).to_bytes(4, "big"))
@@ -270,10 +272,10 @@ def test_closing_the_hub_hangs_up_on_who_is_at_the_door(network, begun):
     dialled.sendall(begun)
     with pytest.raises(TransportError, match="no frame"):
         hub.receive(0.05)
-    assert len(hub._pending) == 1
-    (pending,) = hub._pending.values()
+    assert len(hub._handshakes.pending) == 1
+    (pending,) = hub._handshakes.pending.values()
     hub.close()
-    assert (dialled.recv(1), pending.stream.fileno(), len(hub._pending)) == (b"", -1, 0)
+    assert (dialled.recv(1), pending.stream.fileno(), len(hub._handshakes.pending)) == (b"", -1, 0)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=HANG_S)
 
@@ -470,7 +472,8 @@ def test_plaintext_is_refused(network):
 
 def test_one_who_says_nothing_is_hung_up_on(network, monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(tls, "time", clock)
+    for module in (tls_hub, tls_handshakes):
+        monkeypatch.setattr(module, "time", clock)
     hub = network.hub()
     silent = network.plain(hub)
     hub_meets(network, hub, lambda: None)
@@ -497,7 +500,7 @@ def test_two_hundred_rejected_peers_at_once_keep_no_member_out(network):
 
     hub_meets(network, hub, crowd)
     assert hub.rejected >= 200 - 64
-    assert len(hub._pending) <= 64
+    assert len(hub._handshakes.pending) <= 64
 
 
 # Members who misbehave
@@ -592,7 +595,7 @@ def test_an_announced_frame_takes_no_memory_before_its_bytes_come(network):
         north.sendall((16 * 2**20).to_bytes(4, "big") * (sent == 1000) + b"x" * sent)
         with pytest.raises(TransportError, match="no frame"):
             hub.receive(0.1)
-        assert len(hub._links["north"].reader._buffer) <= most
+        assert len(hub._links.by_member["north"].reader._buffer) <= most
 
 
 def test_trickled_bytes_do_not_stretch_the_hubs_deadline(network):
@@ -628,7 +631,7 @@ def test_a_flood_neither_fills_memory_nor_drowns_others(network):
             continue
         assert frame == pattern(1000)
         received += 1
-        assert len(hub._links["north"].reader._buffer) <= 2**16
+        assert len(hub._links.by_member["north"].reader._buffer) <= 2**16
     flood.result(HANG_S)
     assert before_south < 2000
     assert hub.traffic["north"].frames_up == 10_000
@@ -656,7 +659,7 @@ def test_a_backlog_has_a_limit(network):
     hub = network.hub(send_s=0.2, backlog_bytes=5_000_000)
     (south,) = network.connect(hub, "south")
     network.raw(hub, "north")
-    link = hub._links["north"]
+    link = hub._links.by_member["north"]
     with pytest.raises(MemberLost, match="took nothing"):
         send_often(hub, "north", pattern(1_000_000), 40)
     assert 5_000_000 < link.stream.unsent <= 6_100_000
@@ -695,7 +698,7 @@ def test_a_dropped_member_that_was_next_is_not_received(network):
     for channel in network.connect(hub, "north", "south"):
         channel.send(b"x" * 100)
     for name in ("north", "south"):
-        until(lambda n=name: select.select([hub._links[n].stream.fileno()], [], [], 0)[0], "the frame")
+        until(lambda n=name: select.select([hub._links.by_member[n].stream.fileno()], [], [], 0)[0], "the frame")
     first, _ = receive(hub)
     hub.drop({"north": "south", "south": "north"}[first], "broke a rule")
     with pytest.raises(TransportError, match="no frame from any member"):
@@ -794,7 +797,7 @@ def test_what_arrives_with_the_welcome_is_received(network, monkeypatch):
         stream.flush()
 
     north, south = network.server("north"), network.end("south")
-    monkeypatch.setattr(tls, "_greet", greet_and_speak)
+    monkeypatch.setattr(tls_handshakes, "greet", greet_and_speak)
     network.link(south, "south", "north", north)
     assert receive(south) == ("north", b"at once")
 
@@ -1030,7 +1033,8 @@ def test_a_hub_that_does_not_sleep_drops_who_stalls(network, monkeypatch):
     noticing = network.threads.submit(loss, hub)
     assert "took nothing for 0.3 s" in noticing.result(HANG_S).reason
     clock = Clock()
-    monkeypatch.setattr(tls, "time", clock)
+    for module in (tls_hub, tls_handshakes):
+        monkeypatch.setattr(module, "time", clock)
     silent = network.plain(hub)
     with pytest.raises(TransportError, match="no frame"):
         hub.receive(0.05)
@@ -1159,7 +1163,7 @@ def told_kinds(told: list[Notice], kind: str) -> list[tuple[str, tuple[str, ...]
 
 def test_a_hub_without_a_door_tells_who_joined_and_whom_it_waits_for(network, circle, monkeypatch):
     monkeypatch.setattr(notices, "EVERY_S", 0.2)
-    monkeypatch.setattr(tls, "LOOK_S", 0.05)
+    monkeypatch.setattr(tls_hub, "LOOK_S", 0.05)
     told: list[Notice] = []
     hub = TlsHub.listen(circle.credentials("hub"), "127.0.0.1", 0, notify=told.append, owed=lambda: ["south", "north"])
     network.open.append(hub)

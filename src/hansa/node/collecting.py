@@ -24,7 +24,7 @@ from hansa.transport.channel import Channel, Frame, Hub
 from hansa.transport.notices import Notify
 from hansa.transport.recording import RecordingChannel, RecordingHub
 from hansa.transport.resumable import ResumableChannel, ResumableHub
-from hansa.transport.tls import HubLimits
+from hansa.transport.tls_links import HubLimits
 
 SPIN_S = 0.001
 """Seconds that a collector looks for the next frame before it sleeps, as the aggregator."""

@@ -18,10 +18,11 @@ from hansa.plan import Plan
 from hansa.roles.run import Progress, Purpose, run_hub
 from hansa.roles.shared.member import SharedMember
 from hansa.roles.shared.relay import RelayHub
-from hansa.roles.summed.aggregator import Aggregator, Outcome
+from hansa.roles.summed.aggregator import Aggregator
 from hansa.roles.summed.branches import BranchedHub
 from hansa.roles.summed.collector import Collector
 from hansa.roles.summed.custom import NO_FUNCTIONS, Functions
+from hansa.roles.summed.outcome import Outcome
 from hansa.roles.summed.party import Party
 from hansa.roles.summed.sum_masking import Signer
 from hansa.transport.channel import Frame, Hub, Traffic

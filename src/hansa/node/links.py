@@ -11,7 +11,9 @@ from hansa.node.direct import DirectChannel
 from hansa.plan import Plan
 from hansa.transport.notices import Notify
 from hansa.transport.tcp import SILENCE_S
-from hansa.transport.tls import HubLimits, TlsChannel, TlsHub
+from hansa.transport.tls import TlsChannel
+from hansa.transport.tls_hub import TlsHub
+from hansa.transport.tls_links import HubLimits
 
 SPIN_S = 0.00005
 """Seconds that a server with direct links looks for a sealed message before it sleeps; more takes the cores from servers beside it."""

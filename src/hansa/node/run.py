@@ -19,8 +19,8 @@ from hansa.node.notices import NoticeWriter
 from hansa.node.record import AggregatorRecord, PartyRecord, Record, file_sha256, read_record
 from hansa.node.trials import search
 from hansa.plan import COOPETITIVE, Plan
-from hansa.roles.summed.aggregator import IsBehind
 from hansa.roles.summed.describing import check_describable
+from hansa.roles.summed.metric_history import IsBehind
 from hansa.transport.notices import Notice
 from hansa.version import __version__
 

@@ -13,8 +13,8 @@ from hansa.oblivious.shared_rows import RowShares, share_rows
 from hansa.oblivious.shared_vectors import share_vector
 from hansa.plan import COOPETITIVE, MASKED, Plan
 from hansa.roles.shared.sharing import n_label_sums, plain_scale, plan_cuts, widest_candidates
-from hansa.roles.summed.aggregator import TOTALS
 from hansa.roles.summed.levels import level_counts
+from hansa.roles.summed.margin_bounds import TOTALS
 from hansa.roles.summed.statistics import EXPONENTS, base_is_quantile, label_sums
 from hansa.secure.prg import preferred_algorithm
 from hansa.secure.vouching import VOUCH_BYTES

@@ -44,7 +44,7 @@ from hansa.transport.channel import Channel, Hub, Traffic
 from hansa.transport.local_member import HubWithLocalMember, LocalMember
 from hansa.transport.notices import Notify
 from hansa.transport.recording import RecordingChannel, RecordingHub, RecordingLocalMember
-from hansa.transport.tls import TlsHub
+from hansa.transport.tls_hub import TlsHub
 from hansa.trees.worker_pool import WorkerPool
 
 RUSAGE_UNIT = 1 if sys.platform == "darwin" else 1024

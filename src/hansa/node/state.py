@@ -34,9 +34,9 @@ from hansa.files import make_folder
 from hansa.protocol.messages import Claim, Mark
 from hansa.roles.key_setup import Signer
 from hansa.roles.run import Roster
-from hansa.roles.summed.aggregator import Outcome
 from hansa.roles.summed.checkpoints import SignedCheckpoint, start_of_chain
 from hansa.roles.summed.journal import Broadcast
+from hansa.roles.summed.outcome import Outcome
 from hansa.roles.summed.snapshots import KeptTrees, Setup, Snapshot, encode
 from hansa.trees.ensemble import Tree
 from hansa.trees.xgboost_json import from_json

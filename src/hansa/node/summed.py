@@ -41,9 +41,11 @@ from hansa.plan import Plan
 from hansa.protocol import messages
 from hansa.roles.batches import Admit
 from hansa.roles.run import HubRole, Progress, Purpose, agreement, run_hub, run_member
-from hansa.roles.summed.aggregator import Aggregator, IsBehind, Outcome
+from hansa.roles.summed.aggregator import Aggregator
 from hansa.roles.summed.branches import BranchedHub
 from hansa.roles.summed.custom import NO_FUNCTIONS
+from hansa.roles.summed.metric_history import IsBehind
+from hansa.roles.summed.outcome import Outcome
 from hansa.roles.summed.party import Party
 from hansa.roles.summed.release import released_value
 from hansa.roles.summed.surviving_aggregator import SurvivingAggregator
@@ -52,7 +54,7 @@ from hansa.transport.channel import Channel, Frame, Hub, Traffic
 from hansa.transport.notices import Notify
 from hansa.transport.recording import RecordingChannel, RecordingHub
 from hansa.transport.resumable import ResumableChannel, ResumableHub
-from hansa.transport.tls import HubLimits
+from hansa.transport.tls_links import HubLimits
 from hansa.trees.worker_pool import WorkerPool
 
 SPIN_S = 0.001

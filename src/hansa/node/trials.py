@@ -22,7 +22,7 @@ from hansa.node.measured_runs import (
 from hansa.node.record import AggregatorRecord, HubRecord, Record, SharedRecord, first_record, keeping, known
 from hansa.node.trial_scores import History, is_behind, search_scores
 from hansa.plan import Plan
-from hansa.roles.summed.aggregator import IsBehind
+from hansa.roles.summed.metric_history import IsBehind
 
 PlayTrial = Callable[[MemberFile, OnEvent, IsBehind | None], Record]
 """Plays a member's part in one run; with what says that a trial is behind, at an aggregator."""

@@ -28,7 +28,9 @@ from hansa.service.proposals import take
 from hansa.transport.credentials import Credentials
 from hansa.transport.proxy import Proxy
 from hansa.transport.tcp import OpenListener
-from hansa.transport.tls import HubLimits, TlsChannel, TlsHub
+from hansa.transport.tls import TlsChannel
+from hansa.transport.tls_hub import TlsHub
+from hansa.transport.tls_links import HubLimits
 
 VERSION: Final = "hansa-exchange-1"
 MOST_STATEMENT_BYTES = 8 * 2**20

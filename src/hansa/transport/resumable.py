@@ -54,7 +54,10 @@ from hansa.transport.frames import PREFIX_BYTES, checked
 from hansa.transport.notices import EVERY_S, Kind, Notice, Notify, Waiting, silent
 from hansa.transport.proxy import Proxy
 from hansa.transport.tcp import LOOK_S, OpenListener, listen, silence_for
-from hansa.transport.tls import Admission, HubLimits, TlsChannel, TlsHub
+from hansa.transport.tls import TlsChannel
+from hansa.transport.tls_handshakes import Admission
+from hansa.transport.tls_hub import TlsHub
+from hansa.transport.tls_links import HubLimits
 
 _LOG = logging.getLogger(__name__)
 
@@ -433,7 +436,7 @@ class _Session:
 
 
 class ResumableHub:
-    """The hub's side. See `hansa.transport.channel.Hub`, and `hansa.transport.tls.Admission`.
+    """The hub's side. See `hansa.transport.channel.Hub`, and `hansa.transport.tls_handshakes.Admission`.
 
     `traffic` counts as `ResumableChannel.traffic`.
 

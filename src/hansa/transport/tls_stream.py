@@ -339,3 +339,23 @@ def _reason(error: SSL.Error) -> str:
     """OpenSSL's words for what went wrong."""
     reasons = [entry[-1] for entry in error.args[0]] if error.args else []
     return "; ".join(reasons) or "the connection has failed before"
+
+
+class Until:
+    """A stream that raises TimeoutError once a moment has passed, however the bytes trickle."""
+
+    def __init__(self, stream: TlsStream, deadline: float) -> None:
+        self._stream = stream
+        self._deadline = deadline
+
+    def read(self, size: int, buffer: memoryview) -> int:
+        self._set_timeout()
+        return self._stream.read(size, buffer)
+
+    def read_on(self, size: int, buffer: memoryview) -> int:
+        self._set_timeout()
+        return self._stream.read_on(size, buffer)
+
+    def _set_timeout(self) -> None:
+        # Timeout 0 would mean "do not block", which raises another error.
+        self._stream.settimeout(max(1e-6, self._deadline - time.monotonic()))

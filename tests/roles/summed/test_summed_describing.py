@@ -299,9 +299,9 @@ def test_a_mask_is_used_once_even_where_the_session_would_let_it_pass():
     asked = talk.until(CountBins, ME)
     talk.tell(ME, asked)
     party = talk.parties[ME]
-    for step in (party._step, party._step - 1):
-        quantity = "bins" if step == party._step else "cells"
-        party._step = step
+    for step in (party._asker.step, party._asker.step - 1):
+        quantity = "bins" if step == party._asker.step else "cells"
+        party._asker.step = step
         with pytest.raises(ProtocolError, match="a second time"):
             party._contribute(quantity, np.zeros(4, np.int64))
 
@@ -417,7 +417,7 @@ def test_a_run_that_describes_ends_without_a_model():
 def test_counts_leave_masked_where_the_mode_masks_sums():
     talk = conversation("secure-aggregation")
     given = talk.until_up(Contribution, ME, lambda _, message: message.quantity == "bins")
-    own = talk.parties[ME]._own_cells
+    own = talk.parties[ME]._bins.own
     assert own.sum() == (len(FEATURES) + 1) * N_ROWS // 3
     assert not (array_of(given.values, np.int64) == own).any()
     open_talk = conversation("federated")

@@ -153,7 +153,7 @@ def test_a_file_larger_than_its_trees_is_not_unpacked():
     party = talk.parties["borealis"]
     raw = zlib.decompress(message.model)[:-1] + b" " * 2**26 + b"}"
     bomb = Finish(message.trees, hashlib.sha256(raw).digest(), zlib.compress(raw))
-    assert party._model_bytes() < 2**20
+    assert party._result.model_bytes() < 2**20
     with pytest.raises(ProtocolError, match="bytes that the trees of this run can take"):
         talk.deliver("borealis", encode(bomb))
 
@@ -171,5 +171,5 @@ def test_every_honest_models_size_is_within_what_its_trees_allow(given):
     run = train_in_process(plan(tuple(TABLES), **given), TABLES)
     for party in run.parties.values():
         assert party.model == run.outcome.model
-        assert len(party.model) <= party._model_bytes()
+        assert len(party.model) <= party._result.model_bytes()
     assert len(from_json(run.outcome.model).trees) == run.outcome.trees_grown

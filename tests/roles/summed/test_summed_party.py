@@ -48,7 +48,8 @@ from hansa.protocol.messages import (
 )
 from hansa.protocol.session import PARTY, PARTY_MASKED
 from hansa.roles.run import run_id
-from hansa.roles.summed.party import NODE_BYTES, Party
+from hansa.roles.summed.party import Party
+from hansa.roles.summed.received_model import NODE_BYTES
 from hansa.trees.ensemble import AS_EVERYWHERE, TREE_DTYPES
 from hansa.trees.level import BOTH_LEAVES
 from hansa.trees.xgboost_json import from_json, to_json
@@ -797,8 +798,8 @@ def test_no_model_takes_more_bytes_than_a_receiver_unpacks():
     own = TABLES[ME]
     wide = replace(own, features=np.zeros((len(names), own.n_rows), np.float32))
     party = Party(given, ME, wide, nonce=bytes(32))
-    party._tree, party._nodes, party._categories = trees - 1, trees * nodes, trees * nodes
-    assert written < party._model_bytes() < 4 * written
+    party._asker.tree, party._result.nodes, party._result.categories = trees - 1, trees * nodes, trees * nodes
+    assert written < party._result.model_bytes() < 4 * written
 
 
 @pytest.mark.parametrize("grow_policy", ["depthwise", "lossguide"])

@@ -359,7 +359,7 @@ class Peeper(Aggregator):
             by_cell = counts.reshape(search.groups, -1).astype(np.int64)
             by_cell[:, by_cell.shape[1] // 2] = 0
             group, cell = np.argwhere(by_cell == by_cell[by_cell > 0].min())[0]
-            place, _ = self._grid.bounds(np.array([cell]))
+            place, _ = self._setup.grid.bounds(np.array([cell]))
             self._group, prefix = int(group), int(place[0]) >> 20
         else:
             part = int(np.flatnonzero(counts == counts[counts > 0].min())[0])

@@ -187,7 +187,7 @@ def test_a_level_at_a_party_takes_a_quarter_of_the_bound_whatever_the_number_of_
 
         def watched(self, quantity, values, *others):
             if self._name == ME and quantity == "histograms":
-                place = self._tree, self._step
+                place = self._asker.tree, self._asker.step
                 levels[place] = levels.get(place, 0) + values.nbytes
             return contribute(self, quantity, values, *others)
 
@@ -350,7 +350,7 @@ def test_fragments_may_end_between_nodes_of_any_trees():
     talk = Conversation(*made("columns"))
     message = talk.until_up(Contribution, ME, lambda _, own: own.quantity == "histograms")
     values = array_of(message.values)
-    cells = [grower.node_shape[1] for grower in talk.aggregator._asked_for[0]]
+    cells = [grower.node_shape[1] for grower in talk.aggregator._growth.asked_for[0]]
     assert len(values) == sum(cells)
     ends = np.cumsum([0, *cells])
     for first, last in ((0, 1), (1, 4), (4, 6)):

@@ -124,7 +124,7 @@ def test_a_party_refuses_a_model_whose_old_trees_are_others():
     party = run.parties[NAMES[0]]
     told = run.outcome.ensemble
     changed = replace(told, trees=(told.trees[1], *told.trees[1:]))
-    assert to_json(party._rebuilt(told, party._received)) == run.outcome.model
-    assert to_json(party._rebuilt(changed, party._received)) == run.outcome.model
+    assert to_json(party._result.rebuilt(told, party._result.trees)) == run.outcome.model
+    assert to_json(party._result.rebuilt(changed, party._result.trees)) == run.outcome.model
     with pytest.raises(ProtocolError, match="behind 3 of start_model"):
-        party._rebuilt(told.truncate(2), party._received)
+        party._result.rebuilt(told.truncate(2), party._result.trees)

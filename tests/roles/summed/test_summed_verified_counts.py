@@ -34,6 +34,7 @@ from hansa.protocol.messages import (
     encode,
     to_tensor,
 )
+from hansa.roles.summed import growing_trees
 from hansa.roles.summed.aggregator import Aggregator
 from hansa.roles.summed.verified_counts import SIGNING_PURPOSE, Evidence, Named, Naming, check_evidence, signed_bytes
 from hansa.secure.vouching import VOUCH_BYTES
@@ -573,14 +574,14 @@ def test_an_aggregator_without_an_identity_cannot_have_counts_verified():
 
 def test_a_scale_too_coarse_to_tell_rows_is_refused():
     class Coarse(Liar):
-        def _scale_trees(self, totals):  # type: ignore[no-untyped-def]
-            message = super()._scale_trees(totals)
-            self._growing[0].scales = replace(self._growing[0].scales, hessian=1.0)
+        def _scale(self, totals):  # type: ignore[no-untyped-def]
+            message = super()._scale(totals)
+            self._growth.trees[0].scales = replace(self._growth.trees[0].scales, hessian=1.0)
             return edited(message, hessian_scale=1.0)
 
         def _start_trees(self):  # type: ignore[no-untyped-def]
             super()._start_trees()
-            self._counts.naming.start_trees(self._tree, [replace(self._growing[0].scales, hessian=2.0**24)], 1.0)
+            self._counts.naming.start_trees(self._tree, [replace(self._growth.trees[0].scales, hessian=2.0**24)], 1.0)
 
     _, refusals = attacked(counted(), TABLES, Coarse)
     assert set(refusals) == set(PARTIES)
@@ -762,16 +763,12 @@ def test_nodes_of_best_first_trees_are_counted_in_every_setting(when):
 
 
 @pytest.mark.parametrize("when", ["tree", "after", "before"])
-def test_an_aggregator_that_grows_best_first_below_the_least_rows_is_caught(when):
+def test_an_aggregator_that_grows_best_first_below_the_least_rows_is_caught(when, monkeypatch):
     """It splits as if the plan asked for one row a node, and the plan asks for 60."""
     given = {"grow_policy": "lossguide", "max_depth": 0, "max_leaves": 12, "min_child_weight": 0, "rounds": 2}
     chosen = replace(counted(when, **given), min_child_rows=60)
-
-    class Careless(Liar):
-        def _least_hessian(self, scales):  # type: ignore[no-untyped-def]
-            return 1
-
-    _, refusals = attacked(chosen, TABLES, Careless)
+    monkeypatch.setattr(growing_trees, "hessian_of", lambda *_: 1)
+    _, refusals = attacked(chosen, TABLES, Liar)
     assert set(refusals) == set(PARTIES)
     assert all("'hub'" in why and "of tree 0" in why for why in refusals.values())
 

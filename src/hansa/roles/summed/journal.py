@@ -26,8 +26,8 @@ from hansa.protocol.messages import (
     kind_of,
 )
 from hansa.roles.run import Roster
-from hansa.roles.summed.aggregator import Outcome
 from hansa.roles.summed.checkpoints import SignedCheckpoint
+from hansa.roles.summed.outcome import Outcome
 from hansa.roles.summed.snapshots import Setup, Snapshot
 from hansa.trees.ensemble import Tree
 
