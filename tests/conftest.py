@@ -7,11 +7,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from forked import forking
 from postgresql import postgresql
 
 __all__ = ["postgresql"]
+
+# No test is held to time: on a busy machine drawing an example takes seconds.
+settings.register_profile("without a clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("without a clock")
 
 ROOT = Path(__file__).parent.parent
 SLOW_CASES = frozenset(
