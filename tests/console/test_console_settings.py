@@ -185,6 +185,20 @@ def test_a_plan_is_written_from_a_table_changed_and_proposed(folder: Path):
     assert client.get("/drafts/cells").status_code == 404
 
 
+def test_a_draft_has_the_objective_that_the_label_looks_like_and_says_so(folder: Path):
+    client = Desk(folder).signed_in("operator")
+    page = client.get("/new-plan").text
+    assert '<option value="">what the label looks like</option>' in page
+    assert 'name="union"' in page
+    fields = {"source": "0", "label": "fault", "mode": "federated", "hub": HUB, "rounds": "5", "objective": ""}
+    for name, ticked in (("cells", {}), ("cells-2", {"union": "yes"})):
+        written = send(client, "/new-plan/write", name=name, **fields, **ticked)
+        assert written.status_code == 303
+        assert "the objective is binary:logistic" in client.get(written.headers["location"]).text
+        draft = client.get(f"/api/drafts/{name}").json()
+        assert (draft["fault"], 'objective = "binary:logistic"' in draft["text"]) == ("", True)
+
+
 def test_a_draft_that_was_changed_in_another_tab_is_neither_proposed_nor_written_over(folder: Path):
     """An officer reads a draft; an operator changes it; what the officer sends then signs nothing."""
     desk = Desk(folder)

@@ -151,7 +151,8 @@ def write_draft(member: Member, form: Form) -> Done:
         parties=form.all("parties") or None,
         receivers=form.all("receivers") or None,
     )
-    made = draft(name, form.get("mode"), consortium.members, roles, schema, form.get("objective") or None, int(rounds))
+    objective, union = form.get("objective") or None, bool(form.get("union"))
+    made = draft(name, form.get("mode"), consortium.members, roles, schema, objective, int(rounds), union)
     folder = _folder(member)
     make_folder(folder)
     if sum(1 for _ in folder.glob("*.toml")) >= MOST_DRAFTS:
