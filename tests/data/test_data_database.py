@@ -464,7 +464,9 @@ def test_a_folder_without_room_is_an_error_with_the_cure(postgresql, tmp_path, m
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     query = asked(postgresql, "SELECT 1 AS a, 0 AS y")
     with (
-        pytest.raises(DataError, match=r"expected room for it as a file in TMPDIR, .*nowhere, found: .*No such file.*; make room"),
+        pytest.raises(
+            DataError, match=r"expected room for it as a file in TMPDIR, .*nowhere, found: .*No such file.*; make room"
+        ),
         open_rows(query, AY, label_kind="numeric", by_column=True),
     ):
         pass
