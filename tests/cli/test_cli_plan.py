@@ -269,6 +269,21 @@ def test_the_objective_of_a_new_plan_is_what_the_label_looks_like(consortium: Co
     assert parameters.num_class == (classes if objective.startswith("multi") else 0)
 
 
+def test_what_is_told_of_a_new_plan_quotes_no_cell(consortium: Consortium):
+    """The console keeps these sentences, and shows them."""
+    folder = consortium.folder
+    cells = {"region": ["Nord", "nord "] * 20, "amount": ["$1.50"] * 40, "y": [0, 1] * 20}
+    made = hansa(
+        "plan", "new", "own", write_table(folder / "t.csv", cells), "--label", "y", "--members", folder / "members.toml",
+        "--hub", HUB, "--mode", "federated", "--union", "--save", folder / "new.toml",
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output
+    assert "'region': some of its texts differ by spaces or capitals only" in made.stdout
+    assert "'amount' is ignored: not read" in made.stdout
+    for text in ("Nord", "nord", "1.50"):
+        assert text not in made.stdout
+
+
 CUSTOMERS = 90
 TEXTS = {
     name: ["Yes", "No", "No internet service"] for name in ("Security", "Backup", "Support", "TV", "Movies", "Phone")

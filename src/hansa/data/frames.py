@@ -224,9 +224,7 @@ def is_missing(value: Any) -> bool:
     if isinstance(value, decimal.Decimal):
         return value.is_nan()
     differs = value != value
-    return (
-        bool(differs) if isinstance(differs, bool | np.bool_) else False
-    )  # an array in a cell is no number, and not missing
+    return isinstance(differs, bool | np.bool_) and bool(differs)  # of an array in a cell it is an array
 
 
 def open_columns(columns: Mapping[str, npt.NDArray[Any]], where: str) -> OpenTable:

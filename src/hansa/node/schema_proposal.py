@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from hansa.data.facts import listed, told_of_levels
+from hansa.data.facts import ALIKE, listed, told_of_levels
 from hansa.data.inspection import ColumnKind, TableKind, inspect_table
 from hansa.data.query import Source
 from hansa.data.schema import DATE_RULES, name_fault
@@ -159,9 +159,11 @@ class SchemaProposal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "\n".join(lines)
 
     def notes(self) -> tuple[str, ...]:
-        """Sentences on columns that are ignored, and on others that are perhaps not what they seem. They quote no number."""
+        """Sentences on columns that are ignored, and on others that are perhaps not what they seem. They quote no cell."""
         return tuple(
-            f"{column.name!r}{' is ignored' if column.role == 'ignore' else ''}: {column.why}"
+            f"{column.name!r} is ignored: {column.why}"
+            if column.role == "ignore"
+            else f"{column.name!r}: {f'some of its texts {ALIKE}; `hansa schema` says which' if column.levels else column.why}"
             for column in self.columns
             if column.noted
         )
