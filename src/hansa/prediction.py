@@ -59,7 +59,8 @@ def predict_table(
     ensemble = read_model(model_path)
     if base_margin and len(base_margin) != ensemble.outputs:
         raise DataError(
-            f"{len(base_margin)} columns of base margins; expected one for each of the model's {ensemble.outputs} outputs ({model_path})"
+            f"{len(base_margin)} columns of base margins; expected one for each of the model's {ensemble.outputs} outputs "
+            f"({model_path})"
         )
     outputs = ensemble.reading.labels or range(ensemble.outputs)
     names = [f"prediction_{output}" for output in outputs] if ensemble.outputs > 1 else ["prediction"]
